@@ -137,6 +137,12 @@ def test_as_few_lines_as_hold_them() -> None:
     assert len(written(*(Metric(f"M{number}", (number,), "Count") for number in range(30)))) == 1
     long = [Metric(f"M{number}", [0.1234] * VALUES_MAX, "Milliseconds") for number in range(8)]
     told = written(*long)
-    assert len(told) < len(long)
+    assert 1 < len(told) < len(long)
     # Each holds what it can.
-    assert all(len(line) > LINE_BYTES_MAX / 2 for line in told[:-1])
+    assert all(LINE_BYTES_MAX / 2 < len(line) < LINE_BYTES_MAX for line in told[:-1])
+    assert [each.name for each in read_all(told)] == [each.name for each in long]
+
+
+def test_a_line_has_no_more_metrics_than_the_format_takes() -> None:
+    told = written(*(Metric(f"{number:02x}", (1,), "None") for number in range(METRICS_MAX + 1)))
+    assert [len(list(read(line))) for line in told] == [METRICS_MAX, 1]

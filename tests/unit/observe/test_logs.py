@@ -52,6 +52,16 @@ def test_an_event_is_one_line_of_json(stream: io.BytesIO) -> None:
     assert stream.getvalue().startswith(b'{"timestamp":"')
 
 
+@pytest.mark.parametrize("console", [False, True])
+def test_a_finished_line_is_written_as_it_is_whatever_the_level(
+    stream: io.BytesIO, console: bool
+) -> None:
+    telemetry.configure("error", stream=stream, console=console)
+    structlog.get_logger().info("not_wanted")
+    telemetry.write_line(b'{"event":"metrics"}')
+    assert stream.getvalue() == b'{"event":"metrics"}\n'
+
+
 @pytest.mark.parametrize(
     "level, seen",
     [

@@ -31,6 +31,7 @@ from roomcast.reaper.handler import (
 from roomcast.reaper.reaper import SECOND_LOOK_S, Sleep
 from roomcast.reaper.rules import REAP_GRACE_MS, WHOLE_FLEET, Scope
 from roomcast.system import SystemClock
+from tests.emf import Read, read
 from tests.unit.aws.fakes import FakeClient, answer_all, client_error
 
 EVENTS: Final = Path(__file__).parents[2] / "fixtures" / "events"
@@ -290,13 +291,9 @@ def test_a_schedule_reaps_and_counts(function: Lambda) -> None:
     [line] = function.lines
     assert line["event"] == "reaped"
     assert (line["ReapedNodes"], line["Orphans"], line["ReaperErrors"]) == (1, 1, 0)
-    [metrics] = line["_aws"]["CloudWatchMetrics"]
-    assert metrics["Namespace"] == "roomcast"
-    assert (metrics["Dimensions"], line["FunctionName"]) == ([["FunctionName"]], "none")
-    assert [metric["Name"] for metric in metrics["Metrics"]] == [
-        "ReapedNodes",
-        "Orphans",
-        "ReaperErrors",
+    assert list(read(json.dumps(line))) == [
+        Read("roomcast", name, (number,), "Count", (("FunctionName", "none"),))
+        for name, number in (("ReapedNodes", 1), ("Orphans", 1), ("ReaperErrors", 0))
     ]
     assert [node["node"] for node in line["nodes"]] == ["n2"]
 

@@ -38,6 +38,7 @@ from stream_lambda.handler import (
     publish,
     publish_all,
 )
+from tests.emf import Read, read
 from tests.unit.aws.fakes import answer_all, client_error
 
 EVENTS: Final = Path(__file__).parents[2] / "events"
@@ -185,13 +186,10 @@ def test_poison_is_skipped_and_told_without_payload(
     assert out.count("\n") == 1
     assert line["event"] == "stream_batch_incomplete"
     assert line["records_skipped"] == sum(line["skipped"].values()) == 9
-    [metrics] = line["_aws"]["CloudWatchMetrics"]
-    assert metrics["Metrics"] == [{"Name": "records_skipped", "Unit": "Count"}]
-    # Another deployment's would set off this one's alarm.
-    assert (metrics["Dimensions"], line["FunctionName"]) == (
-        [["FunctionName"]],
-        "chat-StreamLambda",
-    )
+    # Without the dimension, another deployment's would set off this one's alarm.
+    assert list(read(out)) == [
+        Read("roomcast", "records_skipped", (9,), "Count", (("FunctionName", "chat-StreamLambda"),))
+    ]
     assert "lobby" not in out
     assert "survives" not in out
 
