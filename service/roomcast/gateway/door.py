@@ -40,6 +40,7 @@ __all__ = [
     "end_proxied",
     "hand_over",
     "name_no_version",
+    "open_line",
 ]
 
 # From the accept, or from the previous answer, until a request's headers are complete. A connection
@@ -356,6 +357,17 @@ class _Rest:
         """Aiohttp lets go."""
 
 
+def open_line(request: web.BaseRequest) -> asyncio.Transport | None:
+    """The connection of `request`, which `hand_over` may give away in this turn. None: it has ended
+    or is about to.
+
+    Under TLS, a protocol hears of the end a turn late. Whoever took over within that turn would
+    never hear of it.
+    """
+    transport = request.transport
+    return None if transport is None or transport.is_closing() else transport
+
+
 def hand_over(handler: web.RequestHandler, successor: asyncio.Protocol) -> Callable[[], None]:
     """Has `successor` serve the connection of `handler`, whose request has been answered.
 
@@ -634,6 +646,8 @@ class Door:
         if passed_over is not None:
             # OpenSSL's own word for it, such as HTTP_REQUEST for a peer that speaks no TLS.
             reason = getattr(error, "reason", None) or type(error).__name__
+            if isinstance(error, ConnectionAbortedError):
+                reason = "took too long"
             _log.info("tls_handshake_failed", reason=reason, passed_over=passed_over)
 
     # ---- peers that do not read

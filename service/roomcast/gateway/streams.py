@@ -26,7 +26,7 @@ from roomcast.fleet.emulation_signals import FRAMES_BYTES_MAX, Outcome
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.body import BODY_S, BodyRoom, PushedOut, body_of, media_type
 from roomcast.gateway.delayed import WriterMaker
-from roomcast.gateway.door import SERVER, hand_over
+from roomcast.gateway.door import SERVER, hand_over, open_line
 from roomcast.gateway.keys import NODE
 from roomcast.gateway.stream import ClientStream, new_session
 from roomcast.gateway.websocket import ANSWERED, CONNECT_PARAMETER, FRAME_COMMANDS_ROOM
@@ -171,7 +171,7 @@ class StreamGateway:
             frame = await commands(request)
         await self._admission.turn()
         # Without another turn from here to `node.open`: it would be counted in neither place.
-        transport = request.transport
+        transport = open_line(request)
         if transport is not None:
             transport.write(_head(form, origin) + form.first)
             writer = self._make_writer(

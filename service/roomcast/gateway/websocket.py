@@ -21,7 +21,7 @@ from aiohttp.http import WS_KEY
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.deflate import Agreed, Compression, Deflater, agree
 from roomcast.gateway.delayed import WriterMaker
-from roomcast.gateway.door import SERVER, hand_over
+from roomcast.gateway.door import SERVER, hand_over, open_line
 from roomcast.gateway.keys import NODE
 from roomcast.gateway.reader import ClientFrames, Encoding
 from roomcast.gateway.stream import limit_silence, new_session
@@ -215,7 +215,7 @@ class WebSocketGateway:
         agreed = self._agreed(request)
         subprotocol, answer = _accepted(request, handshake, agreed)
         await self._admission.turn()
-        transport = request.transport
+        transport = open_line(request)
         if transport is None:
             return None
         transport.write(answer)

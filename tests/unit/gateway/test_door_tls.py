@@ -18,15 +18,18 @@ import pytest
 import structlog
 from aiohttp import web
 
+from roomcast.gateway.admission import Admission
 from roomcast.gateway.door import _HANDSHAKES_A_TURN, _READ_BYTES_MAX, Door, _Secured
 from roomcast.gateway.reader import ClientFrames
 from roomcast.serve.http_app import build_apps
 from tests.certificates import Pair, trusting
+from tests.unit.gateway.frames import handshake
 from tests.unit.worlds import DEADLINE_S, Fleet, config, until
 from tests.websocket import WebSocket
 
 PAIR: Final = Pair("door")
 LARGE: Final = b"x" * 8 * 1024 * 1024
+WEBSOCKET: Final = handshake("/connection/websocket")
 CLOSING: Final = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 
@@ -287,6 +290,40 @@ async def test_after_the_handshake_a_request_has_its_time(doors: Doors) -> None:
     await until(lambda: len(door) == 0)
 
 
+# ---- who is gone at an odd moment
+
+
+@pytest.mark.parametrize(
+    "request_line", [WEBSOCKET, b"GET /connection/uni_sse HTTP/1.1\r\nHost: a\r\n\r\n"]
+)
+async def test_who_is_gone_just_before_the_answer_leaves_nothing(
+    context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch, request_line: bytes
+) -> None:
+    """Under TLS the end of a connection is told a turn late. It may be handed over just then."""
+
+    async def gone(_admission: Admission) -> None:
+        [guest] = door._guests
+        assert guest.wire is not None
+        guest.wire.abort()
+        # TLS hears of it, and aiohttp does not yet.
+        await asyncio.sleep(0)
+        assert guest.line is not None
+        assert guest.line.is_closing()
+        assert guest.transport is not None
+
+    monkeypatch.setattr(Admission, "turn", gone)
+    local = Fleet().node()
+    apps = build_apps(config(), local.assembly.node, metrics=bytes, demo_urls=None)
+    runner = web.AppRunner(apps.clients, handle_signals=False, shutdown_timeout=0.1)
+    await runner.setup()
+    doors = Doors(runner, context)
+    door = doors.open()
+    await doors.shaken(request_line)
+    await until(lambda: len(door) == 0)
+    assert not local.assembly.node._connections
+    await doors.end()
+
+
 # ---- who does not say goodbye
 
 
@@ -338,11 +375,7 @@ async def test_a_websocket_that_says_no_goodbye_is_ended(
     doors = Doors(runner, context)
     async with local.running():
         door = doors.open()
-        talking = await doors.shaken(
-            b"GET /connection/websocket HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n"
-            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-        )
+        talking = await doors.shaken(WEBSOCKET)
         await until(lambda: len(door._streaming) == 1)
         [connection] = local.assembly.node._connections
         # It closes in the WebSocket's way, and stays there.
