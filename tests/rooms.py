@@ -122,7 +122,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "aws": _room(
         "the ports over AWS, one file each",
-        "account backoff concurrency delivery fleet log observe ports presence wire",
+        "account backoff concurrency delivery fleet log observe ports presence setup wire",
         "aioboto3 aiobotocore botocore structlog",
     ),
     "ec2": _room("the life cycle of an Auto Scaling group; optional", "backoff ports", "structlog"),
@@ -141,10 +141,14 @@ ROOMS: Final[Mapping[str, Room]] = {
     "account": _room(
         "what an account must have before the first deployment; read, never changed", "ports"
     ),
+    "setup": _room(
+        "how a deployment is set up: what is wrong with it, and what to do",
+        "account config delivery fleet log ports",
+    ),
     "cost": _room("`roomcast cost`: the calls that a load takes, and the bill"),
     "cli": _room(
         "the `roomcast` command, one module a command",
-        "account auth aws backoff bench concurrency config cost delivery dev fleet hooks log node observe ports presence reaper serve system "
+        "account auth aws backoff bench concurrency config cost delivery dev fleet hooks log node observe ports presence reaper serve setup system "
         "wire __version__",
         "aiohttp structlog",
         environment=True,
@@ -201,7 +205,7 @@ PURE: Final = frozenset(
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer",
         "delivery.shard_rules", "delivery.shards", "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "ecs.rules", "fleet.badges", "fleet.drain_signals", "fleet.end_signals", "fleet.deployment", "fleet.lease_record",
         "fleet.order_signals", "fleet.roster", "frozen", "fleet.node_info_signals", "node.isolation_rules", "observe.counters",
-        "observe.redaction", "presence.lists", "rates", "reaper.rules", "serve.supervision",
+        "observe.redaction", "presence.lists", "rates", "reaper.rules", "serve.supervision", "setup.causes", "setup.readings", "setup.rules",
     }
 )  # fmt: skip
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_one_that_takes_too_long_is_a_failure(
     say: Say, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = iter((0.0, 0.0, 7.0))
-    monkeypatch.setattr(drain_module.time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
     say(here(3), info("b"), here(2))
     assert cli.main(["drain", "b", "--wait", "7"]) == 1
     told = "roomcast: b has not ended within 7 s: 2 connections left\n"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -28,7 +30,7 @@ class World:
         self.ended: list[str] = []
         self.nodes: dict[str, LocalNode] = {name: self.fleet.node(name) for name in "ab"}
         for name, node in self.nodes.items():
-            node.assembly.node.draining._end = lambda name=name: self.ended.append(name)
+            node.assembly.node.draining._end = partial(self.ended.append, name)
 
     def of(self, node: str) -> Draining:
         return self.nodes[node].assembly.node.draining
@@ -127,9 +129,9 @@ async def test_orders_that_wait_are_bounded(world: World) -> None:
 
 @pytest.mark.parametrize("kind", ["drain", "drains"])
 @pytest.mark.parametrize("body", [None, [], {}, {"node": 1}, {"drain": "x", "connections": -1}])
-async def test_a_malformed_one_ends_nobody(world: World, kind: str, body: object) -> None:
+async def test_a_malformed_one_ends_nobody(world: World, kind: str, body: Any) -> None:
     with capture_logs() as logs:
-        world.of("a").heard(Signal(kind, "id", "b", "", body))  # type: ignore[arg-type]  # made up
+        world.of("a").heard(Signal(kind, "id", "b", "", body))
     await settled()
     assert [line["event"] for line in logs] == ["drain_malformed"]
     assert world.ended == []
