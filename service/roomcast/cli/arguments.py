@@ -106,9 +106,8 @@ def add_log_level(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
-        default="info",
         metavar="LEVEL",
-        help="debug, info, warning or error (default: info)",
+        help="debug, info, warning or error (default: log.level, else info)",
     )
 
 

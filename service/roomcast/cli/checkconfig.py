@@ -9,7 +9,7 @@ import sys
 from typing import Final
 
 from roomcast.cli.arguments import Subparsers, add_command
-from roomcast.cli.start import concerns, look_at_hooks
+from roomcast.cli.start import concerns, log_levels, look_at_hooks
 from roomcast.config import effective, effective_toml, load
 
 __all__ = ["add"]
@@ -45,6 +45,7 @@ def checkconfig(arguments: argparse.Namespace) -> int:
     # Checks the keys. A short key is reported below, not logged.
     TokenVerifier(config.client.token, insecure=True)
     look_at_hooks(config)
+    log_levels(config)
     if arguments.json:
         print(json.dumps(effective(config), ensure_ascii=False, indent=2))
     else:

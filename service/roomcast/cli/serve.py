@@ -94,7 +94,7 @@ def serve(arguments: argparse.Namespace) -> int:
     if arguments.peers is not None and not arguments.demo:
         raise UsageError("--peers needs --demo")
     config = load(arguments.config, os.environ, demo=arguments.demo)
-    start_logs(arguments)
+    start_logs(arguments, config)
     if arguments.worker is None:
         _warn(config)
     import structlog
@@ -155,7 +155,7 @@ def _several(
             *(sys.executable, "-m", "roomcast", "serve", *given),
             *("--host", host, "--port", str(worker.port), "--processes", "1"),
             *("--worker", str(worker.descriptor), "--own-port", str(worker.own_port)),
-            *("--log-level", arguments.log_level),
+            *(() if arguments.log_level is None else ("--log-level", arguments.log_level)),
         ]
 
     return supervise(

@@ -15,6 +15,7 @@ from roomcast.config import (
     Config,
     HooksConfig,
     HttpApiConfig,
+    LogConfig,
     NodeConfig,
     Option,
     TokenConfig,
@@ -161,6 +162,7 @@ def test_every_field_is_an_option() -> None:
         "hooks": HooksConfig,
         "aws": AwsConfig,
         "node": NodeConfig,
+        "log": LogConfig,
     }
     expected = {
         f"{section}.{VALUED.get(each.name, each.name)}"
@@ -176,6 +178,7 @@ def test_every_field_is_an_option() -> None:
         "hooks",
         "aws",
         "node",
+        "log",
     }
 
 
