@@ -188,6 +188,7 @@ MODULES: Final[Mapping[str, Room]] = {
     "aws.lean": _room("", "", "aiohttp orjson yarl"),
     "aws.clients": _room("", "", "aiohttp"),
     "ec2.autoscaling": _room("", "aws", "botocore"),
+    "cli.completion": _room("", "", "shtab"),
     "node.prometheus": _room("", "", "prometheus_client"),
     # Where the machine's identity stands.
     "serve.aws_ports": _room("", environment=True),

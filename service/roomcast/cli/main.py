@@ -17,8 +17,10 @@ from roomcast.cli import (
     bench,
     checkconfig,
     checktoken,
+    completion,
     configdoc,
     cost,
+    defaultconfig,
     dev,
     doctor,
     drain,
@@ -64,6 +66,7 @@ examples:
 _COMMANDS: Final = (
     dev, serve, provision, token, checktoken, publish, history, tail, bench, nodes, drain, reap,
     restore, doctor, cost, genconfig, checkconfig, configdoc,
+    defaultconfig, completion,
 )  # fmt: skip
 
 
@@ -143,4 +146,6 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for each in _COMMANDS:
         each.add(commands)
+    # What `completion` tells of.
+    parser.set_defaults(all_commands=parser)
     return parser
