@@ -122,7 +122,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "aws": _room(
         "the ports over AWS, one file each",
-        "account backoff concurrency delivery fleet log observe ports presence wire",
+        "account backoff concurrency delivery fleet log observe ports presence setup wire",
         "aioboto3 aiobotocore botocore structlog",
     ),
     "ec2": _room("the life cycle of an Auto Scaling group; optional", "backoff ports", "structlog"),
@@ -141,10 +141,14 @@ ROOMS: Final[Mapping[str, Room]] = {
     "account": _room(
         "what an account must have before the first deployment; read, never changed", "ports"
     ),
+    "setup": _room(
+        "how a deployment is set up: what is wrong with it, and what to do",
+        "account config delivery fleet log ports",
+    ),
     "cost": _room("`roomcast cost`: the calls that a load takes, and the bill"),
     "cli": _room(
         "the `roomcast` command, one module a command",
-        "account auth aws backoff bench concurrency config cost delivery dev fleet hooks log node observe ports presence reaper serve system "
+        "account auth aws backoff bench concurrency config cost delivery dev fleet hooks log node observe ports presence reaper serve setup system "
         "wire __version__",
         "aiohttp structlog",
         environment=True,
@@ -184,6 +188,7 @@ MODULES: Final[Mapping[str, Room]] = {
     "aws.lean": _room("", "", "aiohttp orjson yarl"),
     "aws.clients": _room("", "", "aiohttp"),
     "ec2.autoscaling": _room("", "aws", "botocore"),
+    "cli.completion": _room("", "", "shtab"),
     "node.prometheus": _room("", "", "prometheus_client"),
     # What a certificate says, and whether its key fits.
     "serve.certificates": _room("", "", "cryptography"),
@@ -201,9 +206,9 @@ PURE: Final = frozenset(
         "config.messages", "config.options", "config.rendering", "hooks.api",
         "hooks.events", "log.contention", "log.idempotency", "log.item", "log.rules", "delivery.allowance", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil", "delivery.gap_wait",
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer",
-        "delivery.shard_rules", "delivery.shards", "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "ecs.rules", "fleet.badges", "fleet.end_signals", "fleet.deployment", "fleet.lease_record",
+        "delivery.shard_rules", "delivery.shards", "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "ecs.rules", "fleet.badges", "fleet.drain_signals", "fleet.end_signals", "fleet.deployment", "fleet.lease_record",
         "fleet.order_signals", "fleet.roster", "frozen", "fleet.node_info_signals", "node.isolation_rules", "observe.counters", "observe.emf",
-        "observe.redaction", "presence.lists", "rates", "reaper.rules", "serve.supervision",
+        "observe.redaction", "presence.lists", "rates", "reaper.rules", "serve.supervision", "setup.causes", "setup.readings", "setup.rules",
     }
 )  # fmt: skip
 

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import aioboto3
-from aiobotocore.config import AioConfig
-from botocore.exceptions import ClientError
 
-from roomcast.account.ports import NotAllowed
 from roomcast.account.readings import Bucket, Identity, Key, Quota
 from roomcast.account.rules import is_standard
-from roomcast.aws.errors import (
-    ATTEMPTS_MAX,
-    CALL_LIMIT_S,
-    CONNECT_TIMEOUT_S,
-    READ_TIMEOUT_S,
-    demand_request_ids,
-    error_code,
-    port_errors,
-)
-from roomcast.ports import Rejected
+from roomcast.aws.reading import KEY_PERMISSIONS, Reading, reading_clients
 
 __all__ = ["PERMISSIONS", "AwsAccount", "read_account"]
 
@@ -44,24 +32,11 @@ PERMISSIONS: Final[Mapping[tuple[str, str], str]] = {
     ("ec2", "describe_addresses"): "ec2:DescribeAddresses",
     ("ec2", "get_ebs_default_kms_key_id"): "ec2:GetEbsDefaultKmsKeyId",
     ("elbv2", "describe_load_balancers"): "elasticloadbalancing:DescribeLoadBalancers",
-    ("kms", "describe_key"): "kms:DescribeKey",
-    ("kms", "get_key_policy"): "kms:GetKeyPolicy",
-    ("kms", "list_grants"): "kms:ListGrants",
+    **KEY_PERMISSIONS,
     ("s3", "get_bucket_location"): "s3:GetBucketLocation",
     ("s3", "get_bucket_encryption"): "s3:GetEncryptionConfiguration",
 }
 _SERVICES: Final = tuple(dict.fromkeys(service for service, _ in PERMISSIONS))
-# Pages of one list. More of anything than they hold is far beyond what the checks are for.
-_PAGES_MAX: Final = 100
-_DENIED: Final = frozenset(
-    {
-        "AccessDenied",
-        "AccessDeniedException",
-        "AuthorizationError",
-        "UnauthorizedOperation",
-        "UnrecognizedClientException",
-    }
-)
 _NO_QUOTA: Final = frozenset({"NoSuchResourceException", "NoSuchResource"})
 _NO_TYPE: Final = "InvalidInstanceType"
 _NO_ENCRYPTION: Final = "ServerSideEncryptionConfigurationNotFoundError"
@@ -87,24 +62,9 @@ async def read_account(
     *, region: str | None, endpoint_url: str | None, session: aioboto3.Session | None = None
 ) -> AsyncIterator[AwsAccount]:
     """The account that the environment's credentials are of. Raises PortError."""
-    config = AioConfig(
-        connect_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=READ_TIMEOUT_S,
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS_MAX},
-        user_agent_extra="roomcast",
-    )
-    async with AsyncExitStack() as stack:
-        async with port_errors(CALL_LIMIT_S):
-            chosen = session or aioboto3.Session()
-            clients: dict[str, Any] = {}
-            for service in _SERVICES:
-                client = await stack.enter_async_context(
-                    chosen.client(
-                        service, region_name=region, endpoint_url=endpoint_url, config=config
-                    )
-                )
-                demand_request_ids(client)
-                clients[service] = client
+    async with reading_clients(
+        _SERVICES, region=region, endpoint_url=endpoint_url, session=session
+    ) as clients:
         yield AwsAccount(clients)
 
 
@@ -113,16 +73,17 @@ class AwsAccount:
 
     def __init__(self, clients: Mapping[str, Any]) -> None:
         self._clients = clients
+        self._reading = Reading(clients, PERMISSIONS)
 
     async def identity(self) -> Identity:
-        answer = await self._call("sts", "get_caller_identity")
+        answer = await self._reading.call("sts", "get_caller_identity")
         region = str(self._clients["ec2"].meta.region_name)
         return Identity(str(answer["Account"]), str(answer["Arn"]), region)
 
     async def quota(self, service: str, code: str) -> Quota | None:
         # Many quotas that nobody changed have a default and no value of their own.
         for method in ("get_service_quota", "get_aws_default_service_quota"):
-            answer = await self._call(
+            answer = await self._reading.call(
                 "service-quotas", method, unless=_NO_QUOTA, ServiceCode=service, QuotaCode=code
             )
             if answer is not None:
@@ -130,7 +91,7 @@ class AwsAccount:
         return None
 
     async def quotas(self, service: str) -> Sequence[Quota]:
-        found = await self._pages(
+        found = await self._reading.pages(
             "service-quotas",
             "list_service_quotas",
             "Quotas",
@@ -140,18 +101,18 @@ class AwsAccount:
         return [_quota(service, each) for each in found]
 
     async def concurrency(self) -> int:
-        answer = await self._call("lambda", "get_account_settings")
+        answer = await self._reading.call("lambda", "get_account_settings")
         return int(answer["AccountLimit"]["ConcurrentExecutions"])
 
     async def vcpus_of(self, instance_type: str) -> int | None:
-        answer = await self._call(
+        answer = await self._reading.call(
             "ec2", "describe_instance_types", unless={_NO_TYPE}, InstanceTypes=[instance_type]
         )
         types = () if answer is None else answer["InstanceTypes"]
         return int(types[0]["VCpuInfo"]["DefaultVCpus"]) if types else None
 
     async def standard_vcpus(self) -> int:
-        reservations = await self._pages(
+        reservations = await self._reading.pages(
             "ec2",
             "describe_instances",
             "Reservations",
@@ -167,10 +128,10 @@ class AwsAccount:
 
     async def count(self, what: str) -> int:
         service, method, field, params = _LISTS[what]
-        return len(await self._pages(service, method, field, params))
+        return len(await self._reading.pages(service, method, field, params))
 
     async def zones(self) -> Sequence[str]:
-        answer = await self._call(
+        answer = await self._reading.call(
             "ec2",
             "describe_availability_zones",
             Filters=[{"Name": "state", "Values": ["available"]}],
@@ -183,7 +144,7 @@ class AwsAccount:
         )
 
     async def zones_of(self, instance_type: str) -> Sequence[str]:
-        found = await self._pages(
+        found = await self._reading.pages(
             "ec2",
             "describe_instance_type_offerings",
             "InstanceTypeOfferings",
@@ -195,7 +156,9 @@ class AwsAccount:
         return sorted(str(each["Location"]) for each in found)
 
     async def endpoint_zones(self) -> Mapping[str, Sequence[str]]:
-        found = await self._pages("ec2", "describe_vpc_endpoint_services", "ServiceDetails", {})
+        found = await self._reading.pages(
+            "ec2", "describe_vpc_endpoint_services", "ServiceDetails", {}
+        )
         # com.amazonaws.REGION.NAME, with another beginning in other partitions. A name such as
         # ecr.api has parts.
         region = f".{self._clients['ec2'].meta.region_name}."
@@ -206,24 +169,15 @@ class AwsAccount:
         }
 
     async def volume_key(self) -> str:
-        answer = await self._call("ec2", "get_ebs_default_kms_key_id")
+        answer = await self._reading.call("ec2", "get_ebs_default_kms_key_id")
         return str(answer["KmsKeyId"])
 
     async def key(self, key: str) -> Key:
-        about = (await self._call("kms", "describe_key", KeyId=key))["KeyMetadata"]
-        arn = str(about["Arn"])
-        is_customers = about.get("KeyManager") == "CUSTOMER"
-        policy, users = "", []
-        if is_customers:
-            answer = await self._call("kms", "get_key_policy", KeyId=arn, PolicyName="default")
-            policy = str(answer["Policy"])
-            grants = await self._pages("kms", "list_grants", "Grants", {"KeyId": arn})
-            users = [str(grant.get("GranteePrincipal", "")) for grant in grants]
-        return Key(arn, is_customers, bool(about["Enabled"]), policy, users)
+        return await self._reading.key(key)
 
     async def bucket(self, name: str) -> Bucket:
-        location = await self._call("s3", "get_bucket_location", Bucket=name)
-        answer = await self._call(
+        location = await self._reading.call("s3", "get_bucket_location", Bucket=name)
+        answer = await self._reading.call(
             "s3", "get_bucket_encryption", unless={_NO_ENCRYPTION}, Bucket=name
         )
         rules = answer["ServerSideEncryptionConfiguration"]["Rules"] if answer else ()
@@ -235,49 +189,6 @@ class AwsAccount:
                 (str(each["KMSMasterKeyID"]) for each in defaults if "KMSMasterKeyID" in each), ""
             ),
         )
-
-    async def _call(
-        self, service: str, method: str, *, unless: Collection[str] = (), **params: Any
-    ) -> Any:
-        """One call. None = AWS answers with one of the codes `unless`."""
-        async with port_errors(CALL_LIMIT_S):
-            try:
-                return await getattr(self._clients[service], method)(**params)
-            except ClientError as error:
-                code = error_code(error)
-                if code in unless:
-                    return None
-                if code in _DENIED:
-                    raise NotAllowed(PERMISSIONS[service, method]) from error
-                raise
-
-    async def _pages(
-        self,
-        service: str,
-        method: str,
-        field: str,
-        params: Mapping[str, Any],
-        *,
-        unless: Collection[str] = (),
-    ) -> list[Any]:
-        """All of a list. Each service has its own names for where a page ends."""
-        found: list[Any] = []
-        start: dict[str, Any] = {}
-        for _ in range(_PAGES_MAX):
-            answer = await self._call(service, method, unless=unless, **params, **start)
-            if answer is None:
-                return found
-            found += answer.get(field, ())
-            following = next((name for name in _MARKERS if answer.get(name)), None)
-            if following is None:
-                return found
-            start = {_MARKERS[following]: answer[following]}
-        raise Rejected(f"more than {_PAGES_MAX} pages of {field}")
-
-
-# Where an answer says that more follows, and how to ask for it: EC2 and Service Quotas, ELB and
-# KMS.
-_MARKERS: Final[Mapping[str, str]] = {"NextToken": "NextToken", "NextMarker": "Marker"}
 
 
 def _quota(service: str, found: Mapping[str, Any]) -> Quota:

@@ -9,7 +9,7 @@ import sys
 from typing import Final
 
 from roomcast.cli.arguments import Subparsers, add_command
-from roomcast.cli.start import concerns, look_at_certificates, look_at_hooks
+from roomcast.cli.start import concerns, log_levels, look_at_certificates, look_at_hooks
 from roomcast.config import effective, effective_toml, load
 
 __all__ = ["add"]
@@ -46,6 +46,7 @@ def checkconfig(arguments: argparse.Namespace) -> int:
     TokenVerifier(config.client.token, insecure=True)
     look_at_hooks(config)
     look_at_certificates(config)
+    log_levels(config)
     if arguments.json:
         print(json.dumps(effective(config), ensure_ascii=False, indent=2))
     else:

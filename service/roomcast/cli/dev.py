@@ -101,7 +101,7 @@ def dev(arguments: argparse.Namespace) -> int:
         raise Failed(
             "the embedded AWS is not installed: pip install 'roomcast[dev]' (or use --aws-endpoint)"
         )
-    start_logs(arguments)
+    start_logs(arguments, config)
     from roomcast.dev.supervisor import DevOptions, run_dev
 
     path = config_path(arguments.config, os.environ)
@@ -113,7 +113,7 @@ def dev(arguments: argparse.Namespace) -> int:
         emulator_port=arguments.emulator_port,
         config=None if path is None else str(path),
         restart=arguments.restart,
-        log_level=arguments.log_level,
+        log_level=arguments.log_level or "",
         topic_shards=config.aws.topic_shards,
     )
     return asyncio.run(run_dev(options))

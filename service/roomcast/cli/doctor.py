@@ -1,4 +1,4 @@
-"""`roomcast doctor`: tests configuration, permissions and the whole pipeline."""
+"""`roomcast doctor`: reads the set-up, and tests permissions and the whole pipeline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from roomcast.cli.arguments import Subparsers, UsageError, add_command, number, text, whole
+from roomcast.cli.arguments import (
+    LOOPBACK,
+    PORT_MAX,
+    Subparsers,
+    UsageError,
+    add_command,
+    number,
+    text,
+    whole,
+)
 from roomcast.cli.over_aws import connected
 from roomcast.cli.terminal import COLOURS, Failed, has_colours
 from roomcast.config import Config, ConfigError, load
@@ -28,11 +37,15 @@ _EXAMPLES: Final = """\
 examples:
   roomcast doctor --account --instances 4      before the first deployment, from anywhere
   roomcast doctor --config /etc/roomcast.toml
+  roomcast doctor --port 8000                  also: could an instance listen there?
   roomcast doctor --json | jq '.[] | select(.outcome | IN("warning", "failed", "skipped"))'
 
-Does what an instance does, under the same credentials: reads and writes the tables, makes a queue
-and subscribes it, and sends a message and an item round. Then it removes what it made, and says
-what one channel can take. Run it where instances run, as they run.
+Reads how the deployment is set up, as far as these credentials may: tables, stream, Lambda, topic,
+queues of the nodes, keys, clocks, releases. What is wrong has the command that mends it below.
+Then it does what an instance does: reads and writes the tables, makes a queue and subscribes it,
+and sends a message and an item round. It removes what it made, and says what one channel can take.
+Run it where instances run, as they run; and where it may not read the set-up, once more as somebody
+who may.
 
 With --account it reads the account and the region in place of that, and changes nothing: quotas,
 zones, endpoints, keys; with a command that asks for what is missing. Nothing need be there yet.
@@ -79,6 +92,18 @@ def add(commands: Subparsers) -> None:
         "--json", action="store_true", help="print an array with an object for each check"
     )
     parser.add_argument(
+        "--port",
+        type=whole(1, PORT_MAX),
+        metavar="N",
+        help="look whether an instance could listen at this port",
+    )
+    parser.add_argument(
+        "--host",
+        type=text,
+        metavar="HOST",
+        help=f"with --port: at this address (default: {LOOPBACK})",
+    )
+    parser.add_argument(
         "--account",
         action="store_true",
         help="check the account and the region before the first deployment",
@@ -99,6 +124,8 @@ def add(commands: Subparsers) -> None:
 def doctor(arguments: argparse.Namespace) -> int:
     """Runs the checks. Raises ConfigError, UsageError, and Failed when a check failed."""
     config = load(arguments.config, os.environ)
+    if arguments.host is not None and arguments.port is None:
+        raise UsageError("--host goes with --port")
     if arguments.account:
         return _account(arguments, config)
     for name in (*_OF_ACCOUNT, *_SWITCHES):
@@ -112,11 +139,14 @@ def doctor(arguments: argparse.Namespace) -> int:
     import structlog
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    found = asyncio.run(_set_up(config, as_json=arguments.json))
+    if arguments.port is not None:
+        found.append(_port(arguments.host or LOOPBACK, arguments.port, as_json=arguments.json))
     checks = asyncio.run(_checks(config, as_json=arguments.json))
-    return _end(checks, as_json=arguments.json)
+    return _end([*found, *checks], as_json=arguments.json)
 
 
-def _end(checks: Sequence[Check] | Sequence[Finding], *, as_json: bool) -> int:
+def _end(checks: Sequence[Check | Finding], *, as_json: bool) -> int:
     if as_json:
         told = json.dumps([asdict(check) for check in checks], ensure_ascii=False, indent=2)
         print(json_printable(without_passwords(told)))
@@ -158,6 +188,51 @@ async def _findings(config: Config, needed: Needed, *, as_json: bool) -> list[Fi
         return await AccountChecks(account, needed, _unseen if as_json else _print).run()
 
 
+async def _set_up(config: Config, *, as_json: bool) -> list[Finding]:
+    """What was read of the set-up. Before the checks, whose canary would hide another's."""
+    from roomcast import __version__
+    from roomcast.auth.verifier import HMAC_KEY_BYTES_MIN
+    from roomcast.aws.schema import table_schemas
+    from roomcast.aws.setup import read_setup
+    from roomcast.serve.aws_ports import aws_ports, instance_queue, region_of
+    from roomcast.setup.checks import SetupChecks, WantedTable
+    from roomcast.system import SystemClock
+
+    aws, region = config.aws, region_of(config.aws)
+    tables = [
+        WantedTable(schema.name, "StreamSpecification" in schema.create, schema.ttl_attribute or "")
+        for schema in table_schemas(aws.table_prefix)
+    ]
+    clock = SystemClock()
+    async with (
+        connected(config) as clients,
+        read_setup(region=region, endpoint_url=aws.endpoint_url or None) as reader,
+    ):
+        ports = aws_ports(config, clients, clock, instance_queue(aws, clients, lambda: ""))
+        checks = SetupChecks(
+            config,
+            reader,
+            ports.leases,
+            ports.table,
+            clock,
+            tables,
+            _unseen if as_json else _print,
+            region=region or "this region",
+            version=__version__,
+            key_bytes_min=HMAC_KEY_BYTES_MIN,
+        )
+        return await checks.run()
+
+
+def _port(host: str, port: int, *, as_json: bool) -> Finding:
+    from roomcast.cli.listening import port_finding
+
+    finding = port_finding(host, port)
+    if not as_json:
+        _print(finding)
+    return finding
+
+
 async def _checks(config: Config, *, as_json: bool) -> list[Check]:
     from roomcast.cli.doctor_checks import Doctor
     from roomcast.serve.aws_ports import aws_ports, instance_queue
@@ -180,8 +255,8 @@ def _print(check: Check | Finding) -> None:
     took = f" ({took_ms} ms)" if is_timed else ""
     told = printable(without_passwords(check.told))
     print(f"{outcome}  {check.name:{_NAME_CHARS}}  {told}{took}", flush=True)
-    if ask := getattr(check, "ask", ""):
-        print(f"{'':{_OUTCOME_CHARS}}  {printable(ask)}", flush=True)
+    if ask := check.ask:
+        print(f"{'':{_OUTCOME_CHARS}}  {printable(without_passwords(ask))}", flush=True)
 
 
 def _unseen(check: Check | Finding) -> None:

@@ -26,6 +26,7 @@ from roomcast.log.item import LogItem
 from roomcast.node.assembly import Assembly, Ports, assemble, build_core
 from roomcast.ports import Clock, NewId, PortError
 from roomcast.presence.ports import Member
+from roomcast.setup.causes import advice, texts_of
 from roomcast.wire.channels import RESERVED_PREFIX
 from roomcast.wire.publication import ClientInfo
 
@@ -53,13 +54,14 @@ _SKIPPED: Final = "not tried: it needs what failed above"
 @dataclass(frozen=True, slots=True)
 class Check:
     """One check. `outcome`: ok, warning (it works, but needs attention), failed, skipped, or note
-    (nothing was tested, but it is good to know).
+    (nothing was tested, but it is good to know). `ask`: what to do, "" = nothing is known.
     """
 
     name: str
     outcome: str
     told: str
     took_ms: int = 0
+    ask: str = ""
 
 
 def _ceiling(config: Config) -> str:
@@ -153,15 +155,16 @@ class Doctor:
         if not needs:
             self._done(Check(name, "skipped", _SKIPPED))
             return False
-        started_s = self._clock.monotonic_s()
+        started_s, ask = self._clock.monotonic_s(), ""
         try:
             told = await work() or ""
             outcome = "warning" if told.startswith("!") else "ok"
             told = told.removeprefix("!")
         except (PortError, TimeoutError) as error:
             outcome, told = "failed", str(error) or type(error).__name__
+            ask = next(filter(None, map(advice, texts_of(error))), "")
         took_ms = round((self._clock.monotonic_s() - started_s) * 1000)
-        self._done(Check(name, outcome, told, took_ms))
+        self._done(Check(name, outcome, told, took_ms, ask))
         return outcome != "failed"
 
     def _done(self, check: Check) -> None:

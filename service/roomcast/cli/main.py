@@ -17,10 +17,13 @@ from roomcast.cli import (
     bench,
     checkconfig,
     checktoken,
+    completion,
     configdoc,
     cost,
+    defaultconfig,
     dev,
     doctor,
+    drain,
     genconfig,
     history,
     nodes,
@@ -50,6 +53,7 @@ examples:
   roomcast dev                                 two instances, an embedded AWS and a demo page
   roomcast serve --config roomcast.toml        one instance against AWS
   roomcast nodes                               all instances, and how they are doing
+  roomcast drain NODE                          have one instance send its clients elsewhere, and end
   roomcast doctor                              is everything there that an instance needs?
   roomcast publish news '{"text":"hi"}'         publish from a shell; history and tail show it
   roomcast bench http://127.0.0.1:8000         load it, and see what its clients see
@@ -60,8 +64,9 @@ examples:
 """
 # In the order of the help text.
 _COMMANDS: Final = (
-    dev, serve, provision, token, checktoken, publish, history, tail, bench, nodes, reap, restore,
-    doctor, cost, genconfig, checkconfig, configdoc,
+    dev, serve, provision, token, checktoken, publish, history, tail, bench, nodes, drain, reap,
+    restore, doctor, cost, genconfig, checkconfig, configdoc,
+    defaultconfig, completion,
 )  # fmt: skip
 
 
@@ -141,4 +146,6 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for each in _COMMANDS:
         each.add(commands)
+    # What `completion` tells of.
+    parser.set_defaults(all_commands=parser)
     return parser

@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(
             "provision is for emulators: give --aws-endpoint, aws.endpoint_url or AWS_ENDPOINT_URL"
         )
-    start_logs(arguments)
+    start_logs(arguments, config)
     from roomcast.dev.provision import DUMMY_CREDENTIALS, TOPIC_NAME, ProvisionError, provision
 
     region = (

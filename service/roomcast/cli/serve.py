@@ -97,7 +97,7 @@ def serve(arguments: argparse.Namespace) -> int:
     config = load(arguments.config, os.environ, demo=arguments.demo)
     if arguments.port and arguments.port == config.server.internal_port:
         raise UsageError(f"--port {arguments.port} is server.internal_port: they must differ")
-    start_logs(arguments)
+    start_logs(arguments, config)
     if arguments.worker is None:
         _warn(config)
     import structlog
@@ -161,7 +161,7 @@ def _several(
             *("--host", host, "--port", str(worker.port), "--processes", "1"),
             *("--worker", str(worker.descriptor), "--own-port", str(worker.own_port)),
             *("--own-internal-port", str(worker.own_internal_port)),
-            *("--log-level", arguments.log_level),
+            *(() if arguments.log_level is None else ("--log-level", arguments.log_level)),
         ]
 
     return supervise(

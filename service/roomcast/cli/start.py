@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
+from typing import Any
 
 from roomcast.cli.terminal import has_colours
-from roomcast.config import Config
+from roomcast.config import Config, ConfigError
 
-__all__ = ["concerns", "look_at_certificates", "look_at_hooks", "start_logs", "warn_on_stderr"]
+__all__ = [
+    "concerns",
+    "log_levels",
+    "look_at_certificates",
+    "look_at_hooks",
+    "start_logs",
+    "warn_on_stderr",
+]
 
 
 def look_at_hooks(config: Config) -> None:
@@ -53,11 +62,35 @@ def concerns(config: Config) -> list[tuple[str, str]]:
     return []
 
 
-def start_logs(arguments: argparse.Namespace) -> None:
-    """Starts logging to stderr at `--log-level`: for people on a terminal, else JSON."""
+def log_levels(config: Config) -> dict[str, Any]:
+    """The levels of `log.levels`, by room or module. Raises ConfigError for what is none."""
+    levels = dict(each.split("=") for each in config.log.levels)
+    for name in levels:
+        try:
+            found = importlib.util.find_spec(f"roomcast.{name}")
+        except ModuleNotFoundError:  # what is around it is none
+            found = None
+        if found is None:
+            raise ConfigError(
+                f"log.levels: there is no room or module {name!r}; docs/logs.md has those that log"
+            )
+    return levels
+
+
+def start_logs(arguments: argparse.Namespace, config: Config) -> None:
+    """Starts logging to stderr at the configured levels: for people on a terminal, else JSON.
+
+    Raises ConfigError.
+    """
     from roomcast.observe import logs
 
-    logs.configure(arguments.log_level, console=sys.stderr.isatty(), colors=has_colours(sys.stderr))
+    level: Any = arguments.log_level or config.log.level
+    logs.configure(
+        level,
+        levels=log_levels(config),
+        console=sys.stderr.isatty(),
+        colors=has_colours(sys.stderr),
+    )
 
 
 def warn_on_stderr() -> None:

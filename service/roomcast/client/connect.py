@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import structlog
 
 from roomcast.auth.claims import ConnectionClaims
+from roomcast.client import comings
 from roomcast.client.effects import Authenticate, Close, Fail
 from roomcast.client.hooks import ClientHooks
 from roomcast.client.lifetime import Lifetime
@@ -157,7 +158,7 @@ class Connecting:
             },
         )
         self._lifetime.begin_pings(self._services.random())
-        _log.info("client_connected", client=self._peer.client, user=self._peer.session.user)
+        comings.connected(self._peer.client, self._peer.session.user)
 
     def _way_back(self) -> Mapping[str, object]:
         """How the client sends more than `connect`. No pong is asked for where it is a request."""

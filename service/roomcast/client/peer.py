@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-import structlog
-
+from roomcast.client import comings
 from roomcast.client.closings import closing_of
 from roomcast.client.services import Socket
 from roomcast.client.session import Session
 from roomcast.observe.counters import ClientCounters
-from roomcast.wire.codes import Closing, Error, Failing, code_of, error_of
+from roomcast.wire.codes import Closing, Disconnect, Error, Failing, code_of, error_of
 from roomcast.wire.commands import (
     ConnectRequest,
     HistoryRequest,
@@ -47,8 +46,6 @@ _METHODS: Final[dict[type, str]] = {
     SubRefreshRequest: "sub_refresh",
     InvalidRequest: "invalid",
 }
-
-_log = structlog.get_logger(__name__)
 
 
 class Ends(Protocol):
@@ -177,8 +174,9 @@ class Peer:
     def close(self, why: Closing) -> None:
         """Close from this side. Idempotent."""
         if not self.has_ended:
-            code = code_of(why)
-            _log.info("client_closed", client=self.client, code=code.code, reason=code.reason)
+            if why is not Disconnect.SLOW:
+                # Its transport tells of that at its end, whoever found it out.
+                comings.closed(self.client, self.session.user, code_of(why))
             self.socket.close(why)
             self._connection.end()
 

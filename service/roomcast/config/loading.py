@@ -222,4 +222,5 @@ def _built(base: Config, values: _Values) -> Config:
         hooks=replace(base.hooks, **values.of("hooks")),
         aws=replace(base.aws, **values.of("aws")),
         node=replace(base.node, **values.of("node")),
+        log=replace(base.log, **values.of("log")),
     )

@@ -617,6 +617,29 @@ class NodeConfig:
     )
 
 
+# Those of service/roomcast/observe/logs.py.
+_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """[log]: what is written to standard error. See docs/logs.md."""
+
+    level: str = declare(
+        "info",
+        "Events from this level on: debug, info, warning or error. `--log-level` goes before it.",
+        pattern="|".join(_LEVELS),
+        shape="debug, info, warning or error",
+    )
+    levels: tuple[str, ...] = declare(
+        (),
+        "Other levels for rooms or modules of the code, such as `client.comings=warning`, which "
+        "leaves out the lines at each connect and close.",
+        pattern=rf"[a-z_]+(\.[a-z_]+)*=({'|'.join(_LEVELS)})",
+        shape='levels such as "client=warning" or "delivery.canary=debug"',
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration.
@@ -632,6 +655,7 @@ class Config:
     hooks: HooksConfig = field(default_factory=HooksConfig)
     aws: AwsConfig = field(default_factory=AwsConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
 
 # Every option that both the file and the environment can set, in the order of the documentation.
@@ -647,6 +671,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     *declared("hooks", HooksConfig),
     *declared("aws", AwsConfig),
     *declared("node", NodeConfig),
+    *declared("log", LogConfig),
 )
 BY_KEY: Final = {option.key: option for option in OPTIONS}
 BY_VARIABLE: Final = {option.variable: option for option in OPTIONS}

@@ -30,6 +30,7 @@ def effective(config: Config) -> dict[str, Any]:
         "hooks": config.hooks,
         "aws": config.aws,
         "node": config.node,
+        "log": config.log,
     }
     document: dict[str, Any] = {}
     for option in OPTIONS:
@@ -78,6 +79,7 @@ def effective_toml(config: Config) -> str:
     put("[hooks]", document["hooks"])
     put("[aws]", document["aws"])
     put("[node]", document["node"])
+    put("[log]", document["log"])
     return "\n".join(lines[:-1]) + "\n"
 
 

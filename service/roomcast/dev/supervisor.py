@@ -82,7 +82,7 @@ class DevOptions:
     aws_endpoint: str | None = None
     config: str | None = None
     restart: bool = False
-    log_level: str = "info"
+    log_level: str = ""
     topic_shards: int = 1
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     serve: Sequence[str] = (sys.executable, "-m", "roomcast", "serve")
@@ -254,7 +254,7 @@ class _Supervisor:
             *self._options.serve,
             *("--host", self._options.host, "--port", str(port), "--processes", "1"),
             *("--demo", "--peers", ",".join(urls), "--exit-on-stdin-close"),
-            *("--log-level", self._options.log_level),
+            *(("--log-level", self._options.log_level) if self._options.log_level else ()),
             *config,
         ]
 

@@ -19,6 +19,7 @@ from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType
 from aiohttp._websocket.reader import WebSocketDataQueue
 from aiohttp.http import WebSocketReader
 
+from roomcast.client import comings
 from roomcast.client.connection import Connection, Waiting
 from roomcast.delivery.ports import Framer
 from roomcast.frozen import frozen
@@ -412,14 +413,14 @@ class ClientFrames(asyncio.Protocol):
         # At once: otherwise they wait for the collector, which comes after thousands of clients.
         self._parser = None
         self._frames.clear()
-        writer, client = self._writer, self._connection.client
+        writer, client, user = self._writer, self._connection.client, self._connection.user
         self._node.closed(self._connection)
         self._node.services.counters.went(self._kind)
         self._node.services.counters.closed(writer.closed_with or Disconnect.CONNECTION_CLOSED)
         if writer.closed_with is None:
-            _log.info("client_gone", client=client, code=last.told)
+            comings.gone(client, user, last.told)
             writer.answer_close(last.answer)
         else:
             if writer.closed_with is Disconnect.SLOW:
-                _log.warning("client_slow", client=client)
+                comings.slow(client, user, Disconnect.SLOW.value)
             writer.end()

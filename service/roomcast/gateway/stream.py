@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from roomcast.client import comings
 from roomcast.fleet.badges import session_name
 from roomcast.fleet.emulation import Sessions
 from roomcast.gateway.writer import Writer
@@ -134,14 +135,15 @@ class ClientStream(asyncio.Protocol):
             self.left()
         self._is_over = True
         self._sessions.leave(self._writer.session)
+        client, user = self._connection.client, self._connection.user
         self._node.closed(self._connection)
         why = self._writer.closed_with
         self._node.services.counters.went(self._kind)
         self._node.services.counters.closed(why or Disconnect.CONNECTION_CLOSED)
         if why is None:
-            _log.info("client_gone", client=self._connection.client)
+            comings.gone(client, user, None)
         elif why is Disconnect.SLOW:
-            _log.warning("client_slow", client=self._connection.client)
+            comings.slow(client, user, why.value)
         self._writer.end()
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "Tail",
     "append_item",
     "contiguous",
+    "generation_of",
     "head_tail",
     "is_of_generation",
     "item_tail",
@@ -80,7 +81,12 @@ def new_epoch(generation: str, random_text: str) -> str:
 
 def is_of_generation(epoch: str, generation: str) -> bool:
     """Whether `epoch` was made by `new_epoch` of the same generation."""
-    return epoch.rpartition(_GENERATION_SEPARATOR)[0] == generation
+    return generation_of(epoch) == generation
+
+
+def generation_of(epoch: str) -> str:
+    """The generation that `epoch` was made with."""
+    return epoch.rpartition(_GENERATION_SEPARATOR)[0]
 
 
 def item_tail(item: LogItem, now: int, generation: str) -> Tail | None:

@@ -11,6 +11,7 @@ import structlog
 
 from roomcast.client.connection import Connection
 from roomcast.client.services import Services, Socket
+from roomcast.fleet.draining import Draining
 from roomcast.fleet.emulation import Emulation
 from roomcast.fleet.node_info import NodeInfo
 from roomcast.fleet.orders import Orders
@@ -69,8 +70,8 @@ class Background:
 
 
 class Node:
-    """All connections of this process. `orders` and `node_info` serve its HTTP API, `emulation`
-    clients whose commands come by requests of their own.
+    """All connections of this process. `orders`, `node_info` and `draining` serve its HTTP API,
+    `emulation` clients whose commands come by requests of their own.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Node:
         orders: Orders,
         node_info: NodeInfo,
         emulation: Emulation,
+        draining: Draining,
         connections: set[Connection],
         *,
         connection_limit: int,
@@ -90,6 +92,7 @@ class Node:
         self.orders = orders
         self.node_info = node_info
         self.emulation = emulation
+        self.draining = draining
         self._connection_limit = connection_limit
         self._connections = connections
 

@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Final, Literal, TextIO, get_args
 
@@ -47,6 +47,8 @@ KINDS_MAX: Final = 256
 _LIBRARY_EVENT: Final = "library_log"
 _LEFT_OUT_EVENT: Final = "lines_left_out"
 _ERRORS: Final = frozenset({"error", "exception", "critical"})
+_PACKAGE: Final = "roomcast."
+_NO_LEVELS: Final[Mapping[str, Level]] = {}
 _NUMBERS: Final = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -58,6 +60,7 @@ _NUMBERS: Final = {
 def configure(
     level: Level = "info",
     *,
+    levels: Mapping[str, Level] = _NO_LEVELS,
     stream: BinaryIO | None = None,
     console: bool = False,
     colors: bool = False,
@@ -65,17 +68,24 @@ def configure(
     """Sets up logging for this process, and replaces any earlier set-up.
 
     `stream`: receives the bytes (default: stderr). `console`: lines for people instead of JSON,
-    with `colors`. Our events are written from `level` on. Libraries' records are written only from
-    warning on, even at level debug, because lower ones contain payloads and signed requests.
+    with `colors`. Our events are written from `level` on; those of the rooms and modules that
+    `levels` names, such as "client" or "client.comings", from theirs on. Libraries' records are
+    written only from warning on, even at level debug, because lower ones contain payloads and
+    signed requests.
     """
     number = _NUMBERS[level]
-    lines = _Logger(
-        Lines(
-            sys.stderr.buffer if stream is None else stream,
-            _left_out_for_people if console else _left_out,
-        )
+    numbers = {name: _NUMBERS[each] for name, each in levels.items()}
+    lines = Lines(
+        sys.stderr.buffer if stream is None else stream,
+        _left_out_for_people if console else _left_out,
     )
+
+    def logger(*names: str) -> _Logger:
+        return _Logger(lines, _least(numbers, names[0] if names else "", number))
+
     processors: list[structlog.typing.Processor] = [
+        # Before the rates: what is left out by its level takes no part in them.
+        _from_its_level,
         _Sparing(),
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -95,8 +105,8 @@ def configure(
         processors += [structlog.processors.format_exc_info, _shortened, _render]
     structlog.configure(
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=lambda *_names: lines,
+        wrapper_class=structlog.make_filtering_bound_logger(min([number, *numbers.values()])),
+        logger_factory=logger,
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
@@ -121,13 +131,34 @@ class _Logger:
     us.
     """
 
-    def __init__(self, lines: Lines) -> None:
+    __slots__ = ("_lines", "least")
+
+    def __init__(self, lines: Lines, least: int) -> None:
+        """`least`: the level from which on its module's events are written."""
         self._lines = lines
+        self.least = least
 
     def msg(self, line: bytes) -> None:
         self._lines.write(line)
 
     debug = info = warning = error = critical = exception = msg
+
+
+def _least(numbers: Mapping[str, int], module: str, otherwise: int) -> int:
+    """The level of a module: that of the longest name around it."""
+    name = module.removeprefix(_PACKAGE)
+    while name:
+        if name in numbers:
+            return numbers[name]
+        name = name.rpartition(".")[0]
+    return otherwise
+
+
+def _from_its_level(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """A processor that drops an event below the level of its module."""
+    if _NUMBERS.get(method, logging.ERROR) < logger.least:
+        raise structlog.DropEvent
+    return event
 
 
 def _left_out(number: int) -> bytes:

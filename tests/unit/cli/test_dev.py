@@ -40,7 +40,7 @@ def test_what_dev_passes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         None,
         None,
         False,
-        "info",
+        "",
     )
     assert (second.instances, second.host, second.port, second.emulator_port) == (
         3,

@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from roomcast.account.ports import AccountReader
+from roomcast.account.rules import Finding
 from roomcast.aws import account as aws_account
 from roomcast.cli import doctor as doctor_module
 from roomcast.cli import main as cli
@@ -18,8 +19,12 @@ from roomcast.cli.doctor_checks import Check
 from tests.unit.account.memory import Account
 
 FOUND = [
-    Check("table a", "failed", "http://ann:secret@proxy.example: n\x9b2J \u202e", 3),
+    Check("table a", "failed", "http://ann:secret@proxy.example: n\x9b2J \u202e", 3, "do this"),
     Check("queue", "ok", "", 7),
+]
+READ = [
+    Finding("set-up of a", "failed", "there is none", "make it"),
+    Finding("stream of a", "ok", ""),
 ]
 
 
@@ -42,15 +47,32 @@ def test_what_it_found_is_no_order_to_a_terminal_and_has_no_password(
             doctor_module._print(check)
         return FOUND
 
+    async def set_up(_config: Any, *, as_json: bool) -> list[Finding]:
+        for finding in READ if not as_json else ():
+            doctor_module._print(finding)
+        return READ
+
     monkeypatch.setattr(doctor_module, "_checks", checks)
+    monkeypatch.setattr(doctor_module, "_set_up", set_up)
     monkeypatch.setenv("ROOMCAST_AWS_TOPIC_ARN", "arn:aws:sns:eu-west-1:123456789012:t")
     assert cli.main(["doctor", *options]) == 1
     out, err = capsys.readouterr()
-    assert err == "roomcast: 1 of 2 checks failed: table a\n"
+    assert err == "roomcast: 2 of 4 checks failed: set-up of a, table a\n"
     assert all(line.isprintable() for line in out.splitlines())
     assert "http://***@proxy.example: n" in out
     if options:
-        assert json.loads(out)[0]["told"] == "http://***@proxy.example: n\x9b2J \u202e"
+        found = json.loads(out)
+        assert [each["name"] for each in found] == [
+            "set-up of a",
+            "stream of a",
+            "table a",
+            "queue",
+        ]
+        assert found[2]["told"] == "http://***@proxy.example: n\x9b2J \u202e"
+        assert (found[0]["ask"], found[2]["ask"]) == ("make it", "do this")
+    else:
+        # What to do follows what was found.
+        assert [line.split() for line in out.splitlines()][1::3] == [["make", "it"], ["do", "this"]]
 
 
 @pytest.fixture
@@ -102,3 +124,8 @@ def test_options_of_an_account_need_it(
     monkeypatch.setenv("ROOMCAST_AWS_TOPIC_ARN", "arn:aws:sns:eu-west-1:123456789012:t")
     assert cli.main(["doctor", *option]) == 2
     assert f"{option[0]} goes with --account" in capsys.readouterr().err
+
+
+def test_a_host_without_a_port(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--host", "10.0.0.1"]) == 2
+    assert "--host goes with --port" in capsys.readouterr().err

@@ -155,6 +155,23 @@ async def test_what_is_refused_is_named(
     assert sum(check.outcome == "failed" for check in checks.values()) == 1
 
 
+async def test_a_permission_that_is_missing_is_named_with_its_resource(world: World) -> None:
+    world.fleet.stream_to_topic()
+    who, table = "arn:aws:sts::123456789012:assumed-role/node/i-1", "arn:aws:dynamodb:r:1:table/t"
+    told = (
+        "An error occurred (AccessDeniedException) when calling the PutItem operation: User: "
+        f"{who} is not authorized to perform: dynamodb:PutItem on resource: {table} because no "
+        "identity-based policy allows the dynamodb:PutItem action"
+    )
+    refused = Rejected(told[:120])
+    # As the adapter maps it: its own text is cut.
+    refused.__cause__ = ValueError(told)
+    world.fleet.world.fail_next("put_item", refused)
+    checks = await world.run()
+    assert checks["table to queue"].outcome == "failed"
+    assert f"allow dynamodb:PutItem on {table} to {who}" in checks["table to queue"].ask
+
+
 async def test_clocks_that_do_not_agree_are_pointed_out(world: World) -> None:
     world.fleet.stream_to_topic()
     later = world.fleet.clock.now_ms() + 120_000

@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -71,11 +71,11 @@ class Following:
         self._thread = threading.Thread(target=run)
         self._thread.start()
 
-    def subscribed(self) -> None:
+    def subscribed(self, *channels: str) -> None:
         async def wait(node: LocalNode) -> None:
             await until(
                 lambda: any(
-                    self.channel in connection._subscriptions
+                    all(each in connection._subscriptions for each in channels or (self.channel,))
                     for connection in node.assembly.node._connections
                     if connection not in self._before
                 )
@@ -152,6 +152,131 @@ def test_without_history_and_as_json(
         "info": {"user": "ann", "client": "c"},
         "time": 1_700_000_000_000,
     }
+
+
+def test_several_channels_are_told_apart(
+    served: Served, follow: Follow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    following = follow("left", "right", "third", "left", "--count", "3")
+    following.subscribed("left", "right", "third")
+    for channel in ("right", "left", "third"):
+        publish(served, channel, channel)
+    assert following.ended() == 0
+    shown = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    assert [(line[0], line[-1]) for line in shown] == [
+        ("right", '"right"'),
+        ("left", '"left"'),
+        ("third", '"third"'),
+    ]
+
+
+def test_several_channels_in_json(
+    served: Served, follow: Follow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    following = follow("j1", "j2", "--json", "--count", "1")
+    following.subscribed("j1", "j2")
+    publish(served, "j2", 1)
+    assert following.ended() == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["channel"], told["data"]) == ("j2", 1)
+
+
+def test_of_several_channels_the_one_that_cannot_be_watched_is_named(
+    follow: Follow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert follow("news", "no:where").ended() == 1
+    assert capsys.readouterr().err == "roomcast: subscribe no:where: unknown channel (102)\n"
+
+
+def test_only_what_passes_is_shown_and_counted(
+    served: Served, follow: Follow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = ["--where", "kind=a", "--grep", "[02468]", "--user", "ann"]
+    following = follow("filtered", "--count", "2", *wanted)
+    following.subscribed()
+    publish(served, "filtered", *({"kind": "ab"[n % 3 == 0], "n": n} for n in range(1, 9)))
+    assert following.ended() == 0
+    shown = [json.loads(line.split("  ")[-1])["n"] for line in capsys.readouterr().out.splitlines()]
+    assert shown == [2, 4]
+
+
+@pytest.mark.parametrize(
+    "since, expected",
+    [("0", range(1, 9)), ("3", range(4, 9)), ("5", range(6, 9)), ("6", [7, 8])],
+)
+def test_it_may_begin_with_the_history(
+    served: Served,
+    follow: Follow,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    since: str,
+    expected: Iterable[int],
+) -> None:
+    monkeypatch.setattr(tail_module, "PAGE", 2)
+    channel = f"since-{since}"
+    publish(served, channel, *range(1, 7))
+    wanted = list(expected)
+    following = follow(channel, "--since", since, "--count", str(len(wanted)))
+    following.subscribed()
+    publish(served, channel, 7, 8)
+    assert following.ended() == 0
+    shown = [int(line.split("  ")[-1]) for line in capsys.readouterr().out.splitlines()]
+    assert shown == wanted, "each once, and in order"
+
+
+def test_it_may_begin_some_time_ago(
+    served: Served,
+    follow: Follow,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Everything here was published at the same moment.
+    publish(served, "ago", "old")
+    monkeypatch.setattr(tail_module.time, "time", lambda: 1_700_000_000 + 600)
+    for given, shown in (("9m", ['"new"']), ("11m", ['"old"', '"new"', '"newer"'])):
+        following = follow("ago", "--since", given, "--count", str(len(shown)))
+        following.subscribed()
+        publish(served, "ago", "new" if len(shown) == 1 else "newer")
+        assert following.ended() == 0
+        out = capsys.readouterr().out
+        assert [line.split("  ")[-1] for line in out.splitlines()] == shown
+
+
+def test_of_a_long_history_the_end_is_shown_and_that_is_told(
+    served: Served,
+    follow: Follow,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tail_module, "PAGE", 2)
+    monkeypatch.setattr(tail_module, "BEHIND_MAX", 4)
+    publish(served, "long", *range(1, 10))
+    assert follow("long", "--since", "0", "--count", "4").ended() == 0
+    out, err = capsys.readouterr()
+    assert [line.split("  ")[-1] for line in out.splitlines()] == ["6", "7", "8", "9"]
+    assert err == "roomcast: only the last 4 of long are shown\n"
+
+
+def test_a_history_that_there_is_not(follow: Follow, capsys: pytest.CaptureFixture[str]) -> None:
+    assert follow("plain:y", "--since", "5m").ended() == 1
+    assert capsys.readouterr().err == "roomcast: history: not available (108)\n"
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["a", "b", "--since", "5"], "an offset is of one channel"),
+        (["a", "b", "--channel-token", "t"], "--channel-token is for one channel"),
+        ([f"c{n}" for n in range(129)], "no more than 128 channels"),
+        (["a", "--since", "soon"], "must be an offset, or a time"),
+        (["a", "--grep", "("], "must be a regular expression"),
+    ],
+)
+def test_arguments_that_do_not_fit(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["tail", *arguments]) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_nothing_is_left_out_when_the_server_goes_away(

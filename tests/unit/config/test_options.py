@@ -15,6 +15,7 @@ from roomcast.config import (
     Config,
     HooksConfig,
     HttpApiConfig,
+    LogConfig,
     NodeConfig,
     Option,
     ServerConfig,
@@ -166,6 +167,7 @@ def test_every_field_is_an_option() -> None:
         "hooks": HooksConfig,
         "aws": AwsConfig,
         "node": NodeConfig,
+        "log": LogConfig,
     }
     expected = {
         f"{section}.{VALUED.get(each.name, each.name)}"
@@ -182,6 +184,7 @@ def test_every_field_is_an_option() -> None:
         "hooks",
         "aws",
         "node",
+        "log",
     }
 
 

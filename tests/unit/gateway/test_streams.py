@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from structlog.testing import capture_logs
 
 from roomcast.gateway import stream as stream_module
 from roomcast.gateway.admission import Admission
@@ -256,12 +257,14 @@ async def test_a_client_that_does_not_read_is_cut_off(server: Server) -> None:
     await stream.line()
     writer = await server.local.client()
     # The peer's kernel and the reader's buffer hold some megabytes before anything waits here.
-    for _ in range(1000):
-        await writer.publish("room", "x" * 60_000)
-        if server.node.services.counters.disconnects:
-            break
-    await until(lambda: len(server.node) == 1)
+    with capture_logs() as logs:
+        for _ in range(1000):
+            await writer.publish("room", "x" * 60_000)
+            if server.node.services.counters.disconnects:
+                break
+        await until(lambda: len(server.node) == 1)
     assert server.node.services.counters.disconnects == {"3008": 1}
+    assert [line["event"] for line in logs if line["event"][:7] == "client_"] == ["client_slow"]
 
 
 async def test_who_says_something_wrong_is_told_so(server: Server) -> None:

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
+from structlog.testing import capture_logs
 
 from roomcast.delivery import broadcaster as broadcaster_module
 from roomcast.delivery.broadcaster import CHANNELS_BYTES_MAX
@@ -318,15 +319,22 @@ async def test_behind_a_trusted_proxy_its_clients_are_told_apart(serve: Serve) -
 
 async def test_how_connections_end_is_counted(serve: Serve) -> None:
     gateway = await serve(connection_limit=2)
-    gone, bad = await gateway.connect(), await gateway.connect()
-    with pytest.raises(aiohttp.WSServerHandshakeError):
-        await gateway.connect()
-    await gone.response.close()
-    await bad.response.send_str("no JSON")
-    counters = gateway.node.assembly.node.services.counters
-    await until(lambda: counters.disconnects == {"3000": 1, "3501": 1})
-    assert counters.limits["connections"] == 1
-    await bad.response.close()
+    with capture_logs() as logs:
+        gone, bad = await gateway.connect(), await gateway.connect()
+        with pytest.raises(aiohttp.WSServerHandshakeError):
+            await gateway.connect()
+        await gone.response.close()
+        await bad.response.send_str("no JSON")
+        counters = gateway.node.assembly.node.services.counters
+        await until(lambda: counters.disconnects == {"3000": 1, "3501": 1})
+        assert counters.limits["connections"] == 1
+        await bad.response.close()
+        await until(lambda: gateway.connections == 0)
+    # One line at each end.
+    assert [(line["event"], line["code"]) for line in logs if line["event"][:7] == "client_"] == [
+        ("client_gone", 1000),
+        ("client_closed", 3501),
+    ]
 
 
 async def test_a_draining_node_takes_nobody(gateway: Gateway) -> None:
@@ -674,10 +682,14 @@ async def test_a_slow_peer_that_reads_at_last_is_told_why(
     await until(lambda: connection.session.channels)
     for name in ("CLIENT_BYTES_MAX", "MUCH_BYTES_MAX"):
         monkeypatch.setattr(broadcaster_module, name, CHANNELS_BYTES_MAX)
-    while connection.socket.closed_with is None:  # type: ignore[attr-defined]  # it is a Writer
-        assert await fast.ask("publish", channel="plain:room", data="x" * 60_000) == {}
-    frames = list(parsed(await slow.rest()))
+    with capture_logs() as logs:
+        while connection.socket.closed_with is None:  # type: ignore[attr-defined]  # it is a Writer
+            assert await fast.ask("publish", channel="plain:room", data="x" * 60_000) == {}
+        frames = list(parsed(await slow.rest()))
+        await until(lambda: gateway.connections == 1)
     assert frames[-1].close_code == 3008
+    ends = [(line["event"], line["code"]) for line in logs if line["event"][:7] == "client_"]
+    assert ends == [("client_slow", 3008)]
     assert len(slow.lines(frames[:-1])) > 2
     slow.close()
 

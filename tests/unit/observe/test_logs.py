@@ -311,3 +311,48 @@ def test_the_console(stream: io.BytesIO) -> None:
     telemetry.configure(stream=coloured, console=True, colors=True)
     structlog.get_logger().info("node_ready")
     assert b"\x1b[" in coloured.getvalue()
+
+
+# ---- levels of rooms and modules
+
+
+def test_a_room_or_a_module_has_a_level_of_its_own(stream: io.BytesIO) -> None:
+    telemetry.configure(
+        "info",
+        levels={"client": "warning", "client.comings": "debug", "delivery": "error"},
+        stream=stream,
+    )
+    said = [
+        ("roomcast.client.comings", "debug"),
+        ("roomcast.client.tokens", "info"),
+        ("roomcast.client.tokens", "warning"),
+        ("roomcast.clients", "info"),
+        ("roomcast.delivery.canary", "warning"),
+        ("roomcast.delivery.canary", "exception"),
+        ("roomcast.delivery.canary", "critical"),
+        ("roomcast.log.appender", "debug"),
+        ("roomcast.log.appender", "info"),
+        ("", "debug"),
+        ("", "info"),
+    ]
+    for number, (module, level) in enumerate(said):
+        logger = structlog.get_logger(module) if module else structlog.get_logger()
+        getattr(logger, level)("said", number=number)
+    assert [line["number"] for line in lines(stream)] == [0, 2, 3, 5, 6, 8, 10]
+
+
+def test_what_its_level_leaves_out_takes_no_part_in_the_rate(stream: io.BytesIO) -> None:
+    telemetry.configure("warning", levels={"delivery": "debug"}, stream=stream)
+    other, log = structlog.get_logger("roomcast.log"), structlog.get_logger("roomcast.delivery")
+    for _ in range(2 * int(telemetry.EVENT_RATE.burst)):
+        other.info("said")
+    log.info("said")
+    (line,) = lines(stream)
+    assert "passed_over" not in line
+
+
+def test_libraries_are_heard_from_warning_on_whatever_a_room_has(stream: io.BytesIO) -> None:
+    telemetry.configure("error", levels={"client": "debug"}, stream=stream)
+    logging.getLogger("library").warning("no")
+    logging.getLogger("library").error("yes")
+    assert [line["message"] for line in lines(stream)] == ["yes"]
