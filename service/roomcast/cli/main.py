@@ -24,6 +24,7 @@ from roomcast.cli import (
     genconfig,
     history,
     nodes,
+    passwordhash,
     provision,
     publish,
     reap,
@@ -61,7 +62,7 @@ examples:
 # In the order of the help text.
 _COMMANDS: Final = (
     dev, serve, provision, token, checktoken, publish, history, tail, bench, nodes, reap, restore,
-    doctor, cost, genconfig, checkconfig, configdoc,
+    doctor, cost, genconfig, passwordhash, checkconfig, configdoc,
 )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "SECRET_VARIABLE",
     "TABLES",
     "TOPIC_SHARDS_MAX",
+    "AdminConfig",
     "AwsConfig",
     "ClientConfig",
     "Config",
@@ -310,6 +311,32 @@ class HttpApiConfig:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class AdminConfig:
+    """[admin]: the operations page at /admin. See docs/admin.md."""
+
+    password_hash: str = declare(
+        "",
+        "Hash of the password of the page, as `roomcast passwordhash` prints it, the same on every "
+        "node; empty: there is no page. Sessions are signed with a key that is made from it: keep "
+        "it secret. Another one ends every session.",
+        secret=True,
+        pattern=r"scrypt\$ln=[0-9]{1,2},r=[0-9]{1,2},p=[0-9]{1,2}\$[A-Za-z0-9_-]{22,86}\$[A-Za-z0-9_-]{43}",
+        shape="what `roomcast passwordhash` prints (scrypt$ln=…)",
+    )
+    write: bool = declare(
+        False,
+        "Let the page publish, end subscriptions and connections, and drain nodes. Without it, the "
+        "page reads only.",
+    )
+    session_ttl_s: float = declare(
+        28_800.0,
+        "How long who logged in stays so, whatever they do: a working day.",
+        unit="s",
+        within=(60, 604_800),
+    )
+
+
 def _hook(doc: str) -> str:
     return declare(
         "",
@@ -572,6 +599,7 @@ class Config:
     channel: ChannelRules = field(default_factory=ChannelRules)
     websocket: WebSocketConfig = field(default_factory=WebSocketConfig)
     http_api: HttpApiConfig = field(default_factory=HttpApiConfig)
+    admin: AdminConfig = field(default_factory=AdminConfig)
     hooks: HooksConfig = field(default_factory=HooksConfig)
     aws: AwsConfig = field(default_factory=AwsConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
@@ -584,6 +612,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     *WITHOUT_NAMESPACE_OPTIONS,
     *declared("websocket", WebSocketConfig),
     *declared("http_api", HttpApiConfig),
+    *declared("admin", AdminConfig),
     *declared("hooks", HooksConfig),
     *declared("aws", AwsConfig),
     *declared("node", NodeConfig),

@@ -24,6 +24,7 @@ def effective(config: Config) -> dict[str, Any]:
         WITHOUT_NAMESPACE: config.channel.without_namespace,
         "websocket": config.websocket,
         "http_api": config.http_api,
+        "admin": config.admin,
         "hooks": config.hooks,
         "aws": config.aws,
         "node": config.node,
@@ -69,6 +70,7 @@ def effective_toml(config: Config) -> str:
         put(f"[[{NAMESPACES}]]", namespace)
     put("[websocket]", document["websocket"])
     put("[http_api]", document["http_api"])
+    put("[admin]", document["admin"])
     put("[hooks]", document["hooks"])
     put("[aws]", document["aws"])
     put("[node]", document["node"])

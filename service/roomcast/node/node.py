@@ -12,6 +12,7 @@ import structlog
 from roomcast.client.connection import Connection
 from roomcast.client.services import Services, Socket
 from roomcast.fleet.emulation import Emulation
+from roomcast.fleet.inquiries import Inquiries
 from roomcast.fleet.node_info import NodeInfo
 from roomcast.fleet.orders import Orders
 from roomcast.node.health import Health
@@ -69,8 +70,8 @@ class Background:
 
 
 class Node:
-    """All connections of this process. `orders` and `node_info` serve its HTTP API, `emulation`
-    clients whose commands come by requests of their own.
+    """All connections of this process. `orders` and `node_info` serve its HTTP API, `inquiries` the
+    operations page, `emulation` clients whose commands come by requests of their own.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Node:
         health: Health,
         orders: Orders,
         node_info: NodeInfo,
+        inquiries: Inquiries,
         emulation: Emulation,
         connections: set[Connection],
         *,
@@ -89,6 +91,7 @@ class Node:
         self.health = health
         self.orders = orders
         self.node_info = node_info
+        self.inquiries = inquiries
         self.emulation = emulation
         self._connection_limit = connection_limit
         self._connections = connections
@@ -123,6 +126,11 @@ class Node:
         """Idempotent."""
         self._connections.discard(connection)
         connection.end()
+
+    def close_all(self) -> None:
+        """Close every connection with 3001, at once. Owed answers are not waited for."""
+        for connection in list(self._connections):
+            connection.close(Disconnect.SHUTDOWN)
 
     async def drain(self, over_s: float, random: Callable[[], float]) -> None:
         """Close every connection with 3001, in slices over `over_s` seconds.

@@ -1,6 +1,7 @@
 """Builds the HTTP application of a node.
 
-It has WebSocket, health, metrics, the server API, and the demo page in development.
+It has WebSocket, health, metrics, the server API, the operations page where it is configured, and
+the demo page in development.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import Final
 
 from aiohttp import web
 
+from roomcast.admin.reaping import DryRun
+from roomcast.admin.routes import add_admin_routes
 from roomcast.config import Config
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.api.server import Api
@@ -38,6 +41,7 @@ def build_app(
     metrics: Callable[[], bytes],
     demo_urls: Sequence[str] | None,
     shared_port: int | None = None,
+    dry_run: DryRun | None = None,
 ) -> web.Application:
     """The application that serves `node`. `metrics`: returns the text for Prometheus.
 
@@ -45,6 +49,8 @@ def build_app(
     demo page.
 
     `shared_port`: the port that several processes share; None = this one has its port for itself.
+
+    `dry_run`: the reaper's, for the operations page; None = the page has none.
     """
     client, websocket = config.client, config.websocket
     app = web.Application()
@@ -81,6 +87,8 @@ def build_app(
         insecure=client.insecure,
         message_size_limit=client.message_size_limit,
     ).add_routes(app)
+    if config.admin.password_hash:
+        add_admin_routes(app, node, config, dry_run=dry_run)
     if demo_urls is not None:
         from roomcast.dev.demo import add_demo_routes
 

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from aiohttp import web
 
 from roomcast import __version__
+from roomcast.admin.reaping import DryRun
 from roomcast.aws.calls import Calls
 from roomcast.aws.clients import AwsClients, connect
 from roomcast.aws.errors import CALL_LIMIT_S
@@ -34,6 +35,7 @@ from roomcast.delivery.envelope import Signal
 from roomcast.ec2.autoscaling import AutoScalingInstance
 from roomcast.ec2.lifecycle import Lifecycle
 from roomcast.ec2.ports import NodesHere
+from roomcast.fleet.deployment import Deployment
 from roomcast.fleet.end_signals import END_KIND, ends
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.gateway.door import Door
@@ -45,6 +47,7 @@ from roomcast.node.prometheus import Exposition, Source
 from roomcast.observe.cloudwatch import Reporter
 from roomcast.observe.counters import Limit
 from roomcast.ports import PortError
+from roomcast.reaper.over_aws import reaper_over_aws
 from roomcast.serve.aws_ports import aws_ports, instance_queue, region_of
 from roomcast.serve.http_app import build_app
 from roomcast.serve.plan import StartPlan
@@ -156,6 +159,7 @@ class _Parts:
             core.listeners.add({END_KIND}, _EndOfTask(plan.task.id, stop).heard)
         self.lifecycle = _lifecycle(plan, clients, neighbours or self.lease, stop)
         self.reporter = _reporter(plan, clients, self.assembly)
+        self.dry_run = _dry_run(plan, clients)
 
 
 class NodeProcess:
@@ -341,6 +345,7 @@ class NodeProcess:
             metrics=parts.exposition.text,
             demo_urls=self._demo_urls,
             shared_port=None if self._shared is None else self._shared.port,
+            dry_run=parts.dry_run,
         )
         # Requests of the HTTP API have as much time for their answers as clients.
         runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=ANSWERS_S)
@@ -468,6 +473,26 @@ def _reporter(plan: StartPlan, clients: AwsClients, assembly: Assembly) -> Repor
         clients.cloudwatch, namespace=aws.metrics_namespace, group=aws.autoscaling_group
     )
     return Reporter(metrics, random_fraction, readings_of(assembly), assembly.appender.counters)
+
+
+def _dry_run(plan: StartPlan, clients: AwsClients) -> DryRun:
+    """What looks for the remains of dead nodes, and removes nothing."""
+    aws = plan.config.aws
+    deployment = Deployment(aws.topic_arn, aws.queue_prefix, aws.topic_shards)
+
+    async def run(tell: Callable[[str], None]) -> Mapping[str, Any]:
+        reaper = reaper_over_aws(
+            deployment,
+            aws.table_prefix,
+            plan.clock,
+            dynamodb=clients.tables,
+            sns=clients.sns,
+            sqs=clients.sqs,
+            tell=tell,
+        )
+        return (await reaper.run(dry_run=True)).as_json()
+
+    return run
 
 
 @asynccontextmanager
