@@ -12,8 +12,8 @@ WebSocket, also needs an Origin that is this host, and a body is JSON. So no pag
 acts in somebody's name, also none of another port of this machine.
 
 The connections of the page are those of a node of their own, over the same log, channels and
-presence: they count as no clients, are in nobody's presence, and find a place when the node is full.
-What they may do is decided by the hooks below.
+presence: they count as no clients, are in nobody's presence, and find a place on a full node. What
+they may do is decided by the hooks below.
 """
 
 from __future__ import annotations

@@ -69,6 +69,7 @@ export class Chart {
   draw(nowMs) {
     const all = this.#points.flatMap(([, values]) => values).filter((value) => value !== null);
     this.#empty.hidden = all.length > 0;
+    setText(this.#empty, this.#points.length ? "Nothing in this time" : "Waiting for a second look…");
     const highest = nice(Math.max(0, ...all));
     setText(this.#top, all.length ? this.#format(highest) : "");
     const x = (timeMs) => WIDTH - ((nowMs - timeMs) / WINDOW_MS) * WIDTH;
