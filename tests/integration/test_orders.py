@@ -15,12 +15,14 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
+from roomcast.cli import main as cli
 from tests.chaos.proxy import Fault, FaultProxy, Phase
 from tests.integration.serving import Aws, Process, deployed, pump, serving
 from tests.websocket import DEADLINE_S, WebSocket
 
 PREFIX: Final = "orders-"
 LEASE_S: Final = 4.0
+SHUTDOWN: Final = 3001
 BANNED: Final = {"code": 4500, "reason": "banned"}
 
 CONFIG: Final = f"""
@@ -157,3 +159,21 @@ async def test_clients_of_a_node_that_was_killed_are_gone_and_that_is_no_error(
     assert world.proxy.calls["sqs.SendMessage"] == 1, "its lease has not ended"
     aws.client("sqs").delete_queue(QueueUrl=aws.queues_of(world.there.node)[0])
     assert await world.give("disconnect", client=ident) == {"result": {}}
+
+
+async def test_a_node_that_is_told_to_drain_ends_in_order(
+    aws: Aws, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node, asked = world.there.node, ("--url", world.here.url, "--key", "any")
+    async with world.client() as (client, _):
+        code = asyncio.create_task(asyncio.to_thread(cli.main, ["drain", node, *asked]))
+        assert await closed(client) == SHUTDOWN
+        assert await asyncio.to_thread(world.there.ended) == 0
+    assert aws.left_of(node) == []
+    assert await code == 0
+    assert capsys.readouterr() == (f"{node} has ended; it had 1 connection.\n", "")
+    ordered = world.there.said("drain_ordered")
+    assert ordered["by"] == world.here.node
+    # And when it is gone, that is said.
+    assert await asyncio.to_thread(cli.main, ["drain", node, *asked]) == 1
+    assert "node must be the id of a node that lives" in capsys.readouterr().err

@@ -157,6 +157,7 @@ class _Admin:
             node.node_info,
             node.inquiries,
             node.emulation,
+            node.draining,
             set(),
             connection_limit=CONNECTIONS_MAX,
         )

@@ -19,6 +19,7 @@ __all__ = [
     "Parser",
     "Subparsers",
     "UsageError",
+    "add_address",
     "add_command",
     "add_log_level",
     "add_server",
@@ -88,6 +89,11 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     format.
     """
     parser.add_argument("channel", type=text, metavar="CHANNEL")
+    add_address(parser)
+
+
+def add_address(parser: argparse.ArgumentParser) -> None:
+    """Adds the address of a running server, and the output format."""
     parser.add_argument(
         "--url", type=url, default=SERVER_URL, help=f"of the server (default: {SERVER_URL})"
     )

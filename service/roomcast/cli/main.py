@@ -21,6 +21,7 @@ from roomcast.cli import (
     cost,
     dev,
     doctor,
+    drain,
     genconfig,
     history,
     nodes,
@@ -51,6 +52,7 @@ examples:
   roomcast dev                                 two instances, an embedded AWS and a demo page
   roomcast serve --config roomcast.toml        one instance against AWS
   roomcast nodes                               all instances, and how they are doing
+  roomcast drain NODE                          have one instance send its clients elsewhere, and end
   roomcast doctor                              is everything there that an instance needs?
   roomcast publish news '{"text":"hi"}'         publish from a shell; history and tail show it
   roomcast bench http://127.0.0.1:8000         load it, and see what its clients see
@@ -61,8 +63,8 @@ examples:
 """
 # In the order of the help text.
 _COMMANDS: Final = (
-    dev, serve, provision, token, checktoken, publish, history, tail, bench, nodes, reap, restore,
-    doctor, cost, genconfig, passwordhash, checkconfig, configdoc,
+    dev, serve, provision, token, checktoken, publish, history, tail, bench, nodes, drain, reap,
+    restore, doctor, cost, genconfig, passwordhash, checkconfig, configdoc,
 )  # fmt: skip
 
 

@@ -45,6 +45,8 @@ from roomcast.delivery.queue_state import QueueState
 from roomcast.delivery.shard_keeper import ShardBook, ShardKeeper
 from roomcast.delivery.signal_bus import NodeBus, SignalBus, SignalListeners
 from roomcast.fleet.badges import badge_of_node
+from roomcast.fleet.drain_signals import DRAIN_KINDS
+from roomcast.fleet.draining import Draining
 from roomcast.fleet.emulation import Emulation, Sessions
 from roomcast.fleet.emulation_signals import EMULATION_KINDS
 from roomcast.fleet.inquiries import Inquiries
@@ -86,6 +88,10 @@ __all__ = [
 # The burst of a client, in seconds of its rate. People are not evenly busy.
 BURST_S: Final = 2.0
 _NO_HOOKS: Final = Hooks()
+
+
+def _goes_on() -> None:
+    """What nobody can end but whoever runs it."""
 
 
 def rate(per_s: float, burst_s: float, more: int = 0) -> Rate | None:
@@ -152,6 +158,7 @@ class Core:
     node_info: NodeInfo
     mailbox: Mailbox
     emulation: Emulation
+    draining: Draining
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,16 +195,24 @@ class Assembly:
         await self.appender.drain()
         await self.node.emulation.finish()
         await self.node.orders.sent()
+        await self.node.draining.finish()
         self.node.services.departures.finish()
         await self.background.finish()
         await self.broadcaster.flushed()
         await self.node.services.presence.finish()
 
 
-def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO_HOOKS) -> Core:
+def build_core(
+    config: Config,
+    ports: Ports,
+    *,
+    node_id: str,
+    hooks: Hooks = _NO_HOOKS,
+    end: Callable[[], None] = _goes_on,
+) -> Core:
     """Build the first half of a node. Nothing is started and no port is called.
 
-    `hooks`: the application's hooks.
+    `hooks`: the application's hooks. `end` has the node drain and end, by an order to drain.
     """
     client, rules, generation = config.client, config.channel, config.aws.log_generation
     clock, new_id, random = ports.clock, ports.new_id, ports.random
@@ -276,6 +291,8 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
     order_post = OrderPost(mailbox, broadcaster, lambda: presence.node, node=node_id)
     orders = Orders(roster, order_post, new_id, node=node_id)
     emulation = Emulation(Sessions(), mailbox, new_id, lambda: presence.node)
+    draining = Draining(mailbox, new_id, lambda: presence.node, connections, end)
+    listeners.add(DRAIN_KINDS, draining.heard)
     listeners.add(EMULATION_KINDS, emulation.heard)
     listeners.add(ORDER_KINDS, orders.heard)
     listeners.add(SURVEY_KINDS, node_info.heard)
@@ -312,6 +329,7 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         node_info,
         mailbox,
         emulation,
+        draining,
     )
 
 
@@ -398,6 +416,7 @@ def assemble(
         core.node_info,
         inquiries,
         core.emulation,
+        core.draining,
         core.connections,
         connection_limit=config.client.connection_limit,
     )

@@ -11,6 +11,7 @@ import structlog
 
 from roomcast.client.connection import Connection
 from roomcast.client.services import Services, Socket
+from roomcast.fleet.draining import Draining
 from roomcast.fleet.emulation import Emulation
 from roomcast.fleet.inquiries import Inquiries
 from roomcast.fleet.node_info import NodeInfo
@@ -70,8 +71,9 @@ class Background:
 
 
 class Node:
-    """All connections of this process. `orders` and `node_info` serve its HTTP API, `inquiries` the
-    operations page, `emulation` clients whose commands come by requests of their own.
+    """All connections of this process. `orders`, `node_info` and `draining` serve its HTTP API,
+    `inquiries` the operations page, `emulation` clients whose commands come by requests of their
+    own.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Node:
         node_info: NodeInfo,
         inquiries: Inquiries,
         emulation: Emulation,
+        draining: Draining,
         connections: set[Connection],
         *,
         connection_limit: int,
@@ -93,6 +96,7 @@ class Node:
         self.node_info = node_info
         self.inquiries = inquiries
         self.emulation = emulation
+        self.draining = draining
         self._connection_limit = connection_limit
         self._connections = connections
 

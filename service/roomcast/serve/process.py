@@ -122,7 +122,7 @@ class _Parts:
         # A queue's tags name the lease, and the lease names the queue: each needs the other.
         queue = instance_queue(aws, clients, lambda: self.lease.id)
         self.ports: Ports = aws_ports(config, clients, clock, queue)
-        core = build_core(config, self.ports, node_id=plan.node_id, hooks=plan.hooks)
+        core = build_core(config, self.ports, node_id=plan.node_id, hooks=plan.hooks, end=stop.set)
         self.presence = core.presence
         self.lease = LeaseKeeper(
             self.ports.leases,

@@ -60,6 +60,7 @@ METHODS: Final[Mapping[str, Method]] = {
         channels.PRESENCE_STATS,
         channels.CHANNELS,
         nodes.INFO,
+        nodes.DRAIN,
     )
 }
 

@@ -58,6 +58,7 @@ def test_every_method_is_described_and_no_other() -> None:
     methods = {
         *("publish", "broadcast", "subscribe", "unsubscribe", "disconnect", "refresh", "presence"),
         *("presence_stats", "history", "history_remove", "channels", "info"),
+        "drain",
     }
     assert METHODS.keys() == methods
     assert DESCRIPTION["paths"].keys() == {f"/api/{name}" for name in (*methods, "batch")}
