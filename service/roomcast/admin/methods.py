@@ -7,6 +7,7 @@ not answer in time.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -35,10 +36,9 @@ from roomcast.wire.codes import Error
 from roomcast.wire.encoding import Sent
 from roomcast.wire.publication import Json
 
-__all__ = ["HISTORY_MAX", "MEMBERS_MAX", "PAYLOAD_CHARS_MAX", "WRITES", "Methods"]
+__all__ = ["CALL_S", "HISTORY_MAX", "MEMBERS_MAX", "PAYLOAD_CHARS_MAX", "WRITES", "Methods"]
 
-# Methods of the server API that change something: they need `admin.write`. `drain` is here for
-# nodes whose server API has it.
+# Methods of the server API that change something: they need `admin.write`.
 WRITES: Final = ("publish", "unsubscribe", "disconnect", "drain")
 # Publications of one look at a history, and characters of each payload that are shown.
 HISTORY_MAX: Final = 50
@@ -47,6 +47,8 @@ PAYLOAD_CHARS_MAX: Final = 4 * 1024
 MEMBERS_MAX: Final = 200
 # Characters of one member's info that are shown.
 _INFO_CHARS_MAX: Final = 512
+# Seconds for an answer. A call ends before the page gives it up, and says that it did.
+CALL_S: Final = 4.0
 # Turns that calls of the server API take of their own here: a person makes few.
 _TURNS: Final = 1
 
@@ -85,8 +87,7 @@ class Methods:
     @property
     def names(self) -> tuple[str, ...]:
         """All that the page may call."""
-        writes = [name for name in WRITES if name in METHODS] if self._write else []
-        return (*self._methods, *writes)
+        return (*self._methods, *(WRITES if self._write else ()))
 
     def registry(self) -> RpcRegistry:
         """The methods for the connections of the page."""
@@ -305,7 +306,11 @@ def _asked(event: RpcEvent) -> Asked:
 async def _answered(name: str, answering: Awaitable[Json]) -> Json:
     """The answer. Raises Refused, in words for the person at the page."""
     try:
-        return await answering
+        async with asyncio.timeout(CALL_S):
+            return await answering
+    except TimeoutError:
+        reason = "not done in time; it may be carried out all the same"
+        raise Refused(Error.INTERNAL.value.code, reason) from None
     except Refusal as refusal:
         code = refusal.error.value
         raise Refused(code.code, (refusal.why or code.message)[:MESSAGE_CHARS_MAX]) from None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hashlib import scrypt
 from typing import Final
 
-from roomcast.config import ConfigError
+from roomcast.config.messages import ConfigError
 
 __all__ = [
     "MEMORY_BYTES_MAX",

@@ -33,7 +33,7 @@ import structlog
 from aiohttp import web
 
 from roomcast.admin.logins import Logins
-from roomcast.admin.methods import Methods
+from roomcast.admin.methods import CALL_S, Methods
 from roomcast.admin.passwords import PASSWORD_BYTES_MAX, PasswordHash
 from roomcast.admin.reaping import DryRun, Reaping
 from roomcast.admin.sessions import Session, Signer
@@ -63,8 +63,8 @@ COOKIE: Final = "roomcast_admin"
 CONNECTIONS_MAX: Final = 50
 # Channels that one page follows.
 _CHANNELS_MAX: Final = 8
-# A call of the page may wait for other nodes, or for the log. The page gives up after 5 s.
-_CALL_S: Final = 4.0
+# Beyond what a call of the page takes: it ends by itself, and says so.
+_CALL_ROOM_S: Final = 0.5
 # Calls of one page a second, and at once. The page asks every few seconds.
 _CALLS: Final = Rate(per_s=20.0, burst=60.0)
 # What may wait to be sent to one page: a history, and what a busy channel brings meanwhile.
@@ -151,7 +151,7 @@ class _Admin:
         )
         hooks = Hooks(connect=self._connect, publish=_publish_refused, rpc=self._methods.registry())
         self.node = Node(
-            _services(node.services, HookCalls(hooks, _CALL_S)),
+            _services(node.services, HookCalls(hooks, CALL_S + _CALL_ROOM_S)),
             node.health,
             node.orders,
             node.node_info,

@@ -1,9 +1,10 @@
 """Signs and reads what says that somebody logged in: cookies, and tickets for a WebSocket.
 
-Both are text, `UNTIL.END.NAME.MAC`: until when it may be shown and when the session ends (s since
-1970), random characters that tell sessions apart, and a MAC of these. The key is made from the hash
-of the password, which all nodes have: each node accepts what another has signed, nobody stores
-sessions, and another password ends all of them. Whoever knows the hash can sign, so it is a secret.
+Both are text, four parts with points between them: until when it may be shown and when the session
+ends (s since 1970), random characters that tell sessions apart, and a MAC of these. The key is made
+from the hash of the password, which all nodes have: each node accepts what another has signed,
+nobody stores sessions, and another password ends all of them. Whoever knows the hash can sign, so
+it is a secret.
 
 A cookie goes with each request of the page, and scripts cannot read it. A ticket is for one
 `connect` soon after it was asked for. It names the end of the session, which is that of the

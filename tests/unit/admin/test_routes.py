@@ -2,109 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
-from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 import pytest
-from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
 from roomcast.admin.logins import EACH
-from roomcast.admin.passwords import hash_text
 from roomcast.admin.routes import COOKIE
-from roomcast.config import AdminConfig
 from roomcast.serve.http_app import build_app
-from roomcast.testing.memory import ManualClock
-from tests.unit.worlds import Fleet, LocalNode, config, signals_at_any_rate
+from tests.unit.admin.conftest import Open
+from tests.unit.worlds import Fleet, config
 
-PASSWORD: Final = "a password of the tests"
-HASH: Final = hash_text(PASSWORD.encode(), b"0123456789abcdef")
 JSON: Final = {"Content-Type": "application/json"}
 OPEN: Final = {"/admin", "/admin/login.js", "/admin/style.css", "/admin/icon.svg"}
-
-Client = TestClient[web.Request, web.Application]
-
-
-class At:
-    """The page of one node, as a browser reaches it."""
-
-    def __init__(self, client: Client, node: LocalNode, clock: ManualClock) -> None:
-        self.client = client
-        self.node = node
-        self.clock = clock
-        self.paths: list[tuple[str, str]] = []
-
-    @property
-    def origin(self) -> dict[str, str]:
-        return {"Origin": str(self.client.make_url("/")).rstrip("/")}
-
-    async def post(self, path: str, body: Any = None, **headers: str) -> aiohttp.ClientResponse:
-        return await self.client.post(
-            f"/admin/{path}", json=body or {}, headers={**self.origin, **headers}
-        )
-
-    async def login(self, password: str = PASSWORD, **headers: str) -> aiohttp.ClientResponse:
-        return await self.post("login", {"password": password}, **headers)
-
-    async def socket(self, **headers: str) -> aiohttp.ClientWebSocketResponse:
-        return await self.client.ws_connect("/admin/connection", headers=self.origin | headers)
-
-    async def ticket(self) -> str:
-        answer = await self.post("ticket")
-        assert answer.status == 200, answer.status
-        return str((await answer.json())["ticket"])
-
-    async def connected(self) -> aiohttp.ClientWebSocketResponse:
-        socket = await self.socket()
-        await socket.send_json({"id": 1, "connect": {"data": {"ticket": await self.ticket()}}})
-        assert "connect" in await socket.receive_json()
-        return socket
-
-    async def ask(
-        self, socket: aiohttp.ClientWebSocketResponse, method: str, data: Any = None
-    ) -> dict[str, Any]:
-        await socket.send_json({"id": 9, "rpc": {"method": method, "data": data or {}}})
-        while True:
-            reply: dict[str, Any] = await socket.receive_json()
-            if reply.get("id") == 9:
-                return reply
-
-
-Open = Callable[..., Any]
-
-
-@pytest.fixture
-async def at() -> AsyncIterator[Open]:
-    """Serves the page of a node; `write`: with what changes something."""
-    async with AsyncExitStack() as stack:
-        stack.enter_context(signals_at_any_rate())
-
-        async def opened(*, write: bool = False, fleet: Fleet | None = None, name: str = "a") -> At:
-            fleet = fleet or Fleet()
-            node = fleet.node(name)
-            await stack.enter_async_context(node.running())
-            configured = replace(
-                config(), admin=AdminConfig(password_hash=HASH, write=write, session_ttl_s=600.0)
-            )
-            app = build_app(configured, node.assembly.node, metrics=bytes, demo_urls=None)
-            paths = [
-                (route.method, route.resource.canonical)
-                for route in app.router.routes()
-                if route.resource and route.resource.canonical.startswith("/admin")
-            ]
-            # Plain HTTP on loopback: a cookie for HTTPS alone would not come back.
-            jar = aiohttp.CookieJar(unsafe=True)
-            client: Client = TestClient(TestServer(app), cookie_jar=jar)
-            await stack.enter_async_context(client)
-            made = At(client, node, fleet.clock)
-            made.paths = paths
-            return made
-
-        yield opened
 
 
 # ---- without the secret
@@ -272,6 +184,16 @@ async def test_a_socket_needs_a_cookie_and_a_ticket(at: Open) -> None:
     socket = await page.socket()
     await socket.send_json({"id": 1, "connect": {"data": {"ticket": ticket}}})
     assert (await socket.receive_json())["error"]["code"] == 101
+
+
+async def test_a_socket_ends_with_its_session(at: Open) -> None:
+    page = await at(session_ttl_s=2.0)
+    await page.login()
+    socket = await page.connected()
+    message = await socket.receive(timeout=20)
+    while message.type is aiohttp.WSMsgType.TEXT:
+        message = await socket.receive(timeout=20)
+    assert socket.close_code == 3005
 
 
 async def test_another_node_takes_the_session(at: Open) -> None:

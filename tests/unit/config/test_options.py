@@ -10,6 +10,7 @@ import pytest
 
 from roomcast.config import (
     OPTIONS,
+    AdminConfig,
     AwsConfig,
     ClientConfig,
     Config,
@@ -158,6 +159,7 @@ def test_every_field_is_an_option() -> None:
         "channel.without_namespace": ChannelOptions,
         "websocket": WebSocketConfig,
         "http_api": HttpApiConfig,
+        "admin": AdminConfig,
         "hooks": HooksConfig,
         "aws": AwsConfig,
         "node": NodeConfig,
