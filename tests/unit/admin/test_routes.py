@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import pytest
@@ -36,7 +36,7 @@ async def test_a_stranger_gets_the_form_and_nothing_else(at: Open) -> None:
     for method, path in page.paths:
         if path == "/admin/login":
             continue
-        sent = {"json": {}} if method == "POST" else {}
+        sent: dict[str, Any] = {"json": {}} if method == "POST" else {}
         answer = await page.client.request(method, path, headers=page.origin, **sent)
         text = await answer.text()
         if path in OPEN:

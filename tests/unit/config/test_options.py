@@ -175,6 +175,7 @@ def test_every_field_is_an_option() -> None:
         "channel",
         "websocket",
         "http_api",
+        "admin",
         "hooks",
         "aws",
         "node",
