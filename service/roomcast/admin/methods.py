@@ -116,6 +116,7 @@ class Methods:
             "now_ms": now_ms,
             "own": fleet.own,
             "more": fleet.more,
+            "leases_age_s": round(fleet.leases_age_s, 1),
             "nodes": [
                 {
                     "node": lease.node,
@@ -130,6 +131,7 @@ class Methods:
                     "lag_ms": lease.lag_ms,
                     "skew_ms": lease.skew_ms,
                     "figures": fleet.reports.get(lease.node),
+                    "late_s": round(fleet.late.get(lease.node, 0.0), 1),
                 }
                 for lease in fleet.leases
             ],
@@ -309,7 +311,7 @@ async def _answered(name: str, answering: Awaitable[Json]) -> Json:
         async with asyncio.timeout(CALL_S):
             return await answering
     except TimeoutError:
-        reason = "not done in time; it may be carried out all the same"
+        reason = "not done in time, and may be carried out all the same"
         raise Refused(Error.INTERNAL.value.code, reason) from None
     except Refusal as refusal:
         code = refusal.error.value

@@ -2,7 +2,8 @@
 
 What is kept is bounded: inquiries under way, the nodes of one answer, the bytes of a report, and
 the time that is waited for reports. A node that did not answer in time is named as one that did
-not.
+not. A fleet that is not well answers late, and just then somebody looks: how a node does is told
+from a late report as well, with its age, and the nodes from leases that were read before.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ __all__ = [
     "ANSWERING_MAX",
     "INQUIRIES_MAX",
     "KEPT_S",
+    "LATE_S",
+    "LEASES_WAIT_S",
     "NODES_MAX",
     "REPORTS_PER_S",
     "REPORTS_WAIT_S",
@@ -46,6 +49,12 @@ __all__ = [
 
 # Seconds to wait for reports. SNS and SQS take some 100 ms each way.
 REPORTS_WAIT_S: Final = 2.0
+# Seconds to wait for the leases, if there are some that were read before.
+LEASES_WAIT_S: Final = 1.5
+# How a node did tells something for so long.
+LATE_S: Final = 60.0
+# Inquiries about figures whose late reports are taken.
+_LATE_MAX: Final = 32
 # Inquiries of this node under way at once. Equal ones share one.
 INQUIRIES_MAX: Final = 8
 # Inquiries that this node answers at once. It passes over further ones.
@@ -92,13 +101,17 @@ class Starter(Protocol):
 class Fleet:
     """What the nodes answered. `reports`: by lease; a node that is missing did not answer in time.
 
-    `more`: nodes beyond NODES_MAX, of which nothing is told. `own`: the lease of this node.
+    `late`: of those whose report is from an earlier inquiry, how old it is (s). `more`: nodes
+    beyond NODES_MAX, of which nothing is told. `own`: the lease of this node. `leases_age_s`: how
+    long ago the leases were read; 0 = for this.
     """
 
     leases: Sequence[Lease]
     reports: Mapping[str, Mapping[str, Any]]
     more: int
     own: str
+    late: Mapping[str, float] = field(default_factory=dict)
+    leases_age_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -135,8 +148,14 @@ class Inquiries:
         self._new_id = new_id
         self._lease = lease
         self._node = node
-        # By the id of their signal.
+        # By the id of their signal; and those that are over, whose reports may still come.
         self._asked: dict[str, _Asked] = {}
+        self._over: dict[str, _Asked] = {}
+        # By lease, the newest report on how a node does, and when it came (monotonic s).
+        self._newest: dict[str, tuple[float, Mapping[str, Any]]] = {}
+        # The leases, and when they were read (monotonic s); None = not yet.
+        self._known: tuple[float, Sequence[Lease]] | None = None
+        self._reading: SharedCall[Sequence[Lease]] | None = None
         self._under_way: dict[Inquiry, SharedCall[Fleet]] = {}
         # Answers that are good until then (monotonic s), at most INQUIRIES_MAX.
         self._kept: dict[Inquiry, tuple[float, Fleet]] = {}
@@ -160,7 +179,7 @@ class Inquiries:
 
     async def _ask(self, inquiry: Inquiry) -> Fleet:
         began_s, own = self._clock.monotonic_s(), self._lease()
-        live = await self._nodes.nodes()
+        read_s, live = await self._live()
         leases = live[:NODES_MAX]
         asked = _Asked({each.node for each in leases if each.state != "starting"})
         signal_id = self._new_id()
@@ -181,15 +200,63 @@ class Inquiries:
                         asked.changed.clear()
         finally:
             del self._asked[signal_id]
-        fleet = Fleet(leases, asked.reports, len(live) - len(leases), own)
+        late: Mapping[str, float] = {}
+        if inquiry.subject == "figures":
+            self._over[signal_id] = asked
+            _forget_first(self._over, _LATE_MAX)
+            late = self._add_late(asked, leases)
+        fleet = Fleet(
+            leases,
+            asked.reports,
+            len(live) - len(leases),
+            own,
+            late,
+            max(0.0, began_s - read_s),
+        )
+        # Of an inquiry that is over, only who is missing counts.
+        asked.reports = {}
         self._keep(inquiry, began_s + max(KEPT_S, len(leases) / REPORTS_PER_S), fleet)
         return fleet
 
+    async def _live(self) -> tuple[float, Sequence[Lease]]:
+        """The leases of the live nodes, and when they were read (monotonic s). Raises PortError."""
+        if self._reading is None:
+            self._reading = SharedCall(self._read(), self._was_read, name="inquiry leases")
+        try:
+            async with asyncio.timeout(LEASES_WAIT_S if self._known else None):
+                await self._reading.result()
+        except (TimeoutError, PortError):
+            if self._known is None:
+                raise
+        assert self._known is not None, "they were read, now or before"
+        return self._known
+
+    async def _read(self) -> Sequence[Lease]:
+        leases = await self._nodes.nodes()
+        self._known = self._clock.monotonic_s(), leases
+        return leases
+
+    def _was_read(self) -> None:
+        self._reading = None
+
+    def _add_late(self, asked: _Asked, leases: Sequence[Lease]) -> Mapping[str, float]:
+        """Completes the reports by those that came late, and keeps the newest of each node."""
+        now_s, late = self._clock.monotonic_s(), dict[str, float]()
+        for node, report in asked.reports.items():
+            self._newest[node] = now_s, report
+        for lease in leases:
+            came_s, report = self._newest.get(lease.node, (-LATE_S, {}))
+            if lease.node in asked.missing and report and now_s - came_s < LATE_S:
+                asked.reports[lease.node] = report
+                late[lease.node] = now_s - came_s
+        alive = {lease.node for lease in leases}
+        self._newest = {node: each for node, each in self._newest.items() if node in alive}
+        return late
+
     def _keep(self, inquiry: Inquiry, until_s: float, fleet: Fleet) -> None:
         self._kept.pop(inquiry, None)
-        while len(self._kept) >= INQUIRIES_MAX:
-            del self._kept[next(iter(self._kept))]
         self._kept[inquiry] = until_s, fleet
+        _forget_first(self._kept, INQUIRIES_MAX)
 
     # ---- signals
 
@@ -219,6 +286,9 @@ class Inquiries:
             asked.missing.discard(lease)
             asked.reports[lease] = report
             asked.changed.set()
+        elif (over := self._over.get(inquiry_id)) is not None and lease in over.missing:
+            over.missing.discard(lease)
+            self._newest[lease] = self._clock.monotonic_s(), report
 
     async def _answer(self, signal: Signal, lease: str, inquiry: Inquiry) -> None:
         try:
@@ -237,3 +307,9 @@ class Inquiries:
         passed_over = self._not_answered.again(self._clock.monotonic_s())
         if passed_over is not None:
             _log.warning(event, node=signal.node, reason=reason, passed_over=passed_over)
+
+
+def _forget_first(entries: dict[Any, Any], most: int) -> None:
+    """Keeps the last `most`."""
+    while len(entries) > most:
+        del entries[next(iter(entries))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
@@ -13,9 +13,10 @@ from structlog.testing import capture_logs
 
 from roomcast.delivery.envelope import Signal
 from roomcast.fleet import inquiries as inquiries_module
-from roomcast.fleet.inquiries import ANSWERING_MAX, INQUIRIES_MAX, KEPT_S, Inquiries
+from roomcast.fleet.inquiries import ANSWERING_MAX, INQUIRIES_MAX, KEPT_S, LATE_S, Inquiries
 from roomcast.fleet.inquiry_signals import Inquiry, inquiry_signal, report_signal
 from roomcast.fleet.lease_record import Lease
+from roomcast.ports import Rejected
 from tests.unit.worlds import Fleet, LocalNode, signals_at_any_rate, until
 
 LATER_MS = 10**15
@@ -90,6 +91,74 @@ async def test_who_does_not_answer_in_time_is_named(
     assert told is not None
     assert [lease.node for lease in told.leases] == ["a", "b", "c", "d"]
     assert set(told.reports) == {"a", "b"}
+
+
+async def test_a_report_that_comes_late_is_told_with_its_age(
+    fleet: Fleet, nodes: tuple[LocalNode, LocalNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = (asked_by(node) for node in nodes)
+    monkeypatch.setattr(inquiries_module, "REPORTS_WAIT_S", 0.1)
+    told = there._reporter.report
+    go = asyncio.Event()
+
+    async def late(inquiry: Inquiry) -> Mapping[str, Any]:
+        await go.wait()
+        return await told(inquiry)
+
+    monkeypatch.setattr(there._reporter, "report", late)
+    first = await here.ask(FIGURES)
+    assert first is not None
+    assert set(first.reports) == {"a"}
+    go.set()
+    await until(lambda: "b" in here._newest)
+    go.clear()
+    fleet.clock.advance(5)
+    second = await here.ask(FIGURES)
+    assert second is not None
+    assert set(second.reports) == {"a", "b"}
+    assert second.late == {"b": pytest.approx(5)}
+    # After a while it tells nothing any more.
+    fleet.clock.advance(LATE_S)
+    third = await here.ask(FIGURES)
+    assert third is not None
+    assert set(third.reports) == {"a"}
+    go.set()
+    await until(lambda: there._answering == 0)
+
+
+async def test_leases_that_cannot_be_read_are_those_of_before(
+    fleet: Fleet, nodes: tuple[LocalNode, LocalNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = asked_by(nodes[0])
+    monkeypatch.setattr(inquiries_module, "LEASES_WAIT_S", 0.05)
+    assert await here.ask(FIGURES) is not None
+    read = here._nodes.nodes
+    go = asyncio.Event()
+
+    async def slow() -> Sequence[Lease]:
+        await go.wait()
+        return await read()
+
+    monkeypatch.setattr(here._nodes, "nodes", slow)
+    fleet.clock.advance(10)
+    told = await here.ask(FIGURES)
+    assert told is not None
+    assert told.leases_age_s == pytest.approx(10)
+    assert set(told.reports) == {"a", "b"}
+    go.set()
+    await until(lambda: here._reading is None)
+
+    async def refused() -> Sequence[Lease]:
+        raise Rejected("no")
+
+    monkeypatch.setattr(here._nodes, "nodes", refused)
+    fleet.clock.advance(10)
+    assert await here.ask(FIGURES) is not None
+    # A node that never read them has nobody to ask.
+    other = asked_by(nodes[1])
+    monkeypatch.setattr(other._nodes, "nodes", refused)
+    with pytest.raises(Rejected):
+        await other.ask(FIGURES)
 
 
 async def test_equal_questions_share_an_answer_for_a_while(

@@ -98,8 +98,11 @@ class Page {
     if (this.isLive) {
       try {
         this.#take(await this.ask("fleet"));
+        byId("trouble").hidden = true;
       } catch (error) {
-        setText(byId("about"), `The fleet could not be read: ${error.message}`);
+        const seen = this.#seenMs ? ` What is shown is of ${clock(this.#seenMs)}.` : "";
+        setText(byId("trouble"), `The fleet could not be asked: ${error.message}.${seen}`);
+        byId("trouble").hidden = false;
       }
     }
     clearTimeout(this.#looking);
@@ -129,6 +132,7 @@ class Page {
     byId("state").dataset.state = this.#isPaused && state === "open" ? "paused" : state;
     setText(byId("state-text"), this.#isPaused && state === "open" ? "Paused" : words[state]);
     document.body.classList.toggle("stale", state !== "open" && Boolean(this.#fleet));
+    if (state !== "open") byId("trouble").hidden = true;
     if (state === "ended") {
       sessionStorage.setItem(ENDED, "1");
       window.location.reload();

@@ -68,11 +68,14 @@ export function worst(fleet, read) {
 }
 
 /** How a node does: {word, tone, why}. Tones: "good", "warn", "bad", "quiet". */
-export function condition({ state, figures }) {
+export function condition({ state, figures, late_s: lateS }) {
   if (!figures) {
     return state === "starting"
       ? { word: "starting", tone: "quiet", why: [] }
       : { word: "no answer", tone: "bad", why: ["did not answer in time; what is shown is from its lease"] };
+  }
+  if (lateS && figures.ready && !figures.draining) {
+    return { word: "slow", tone: "warn", why: ["answers late; what is shown is a while old", ...figures.doubts] };
   }
   if (figures.draining || state === "draining") return { word: "draining", tone: "warn", why: [] };
   if (!figures.ready) return { word: "not ready", tone: "bad", why: figures.reasons };

@@ -48,7 +48,10 @@ export class FleetView {
       span(worst(fleet, (figures) => figures.canary_age_s)),
     ], [ready < rows.length]);
     const silent = rows.filter((row) => !row.figures && row.state !== "starting").length;
+    const late = rows.filter((row) => row.late_s);
     setText(this.#note, [
+      fleet.leases_age_s > 5 ? `The table of nodes could not be read for ${span(fleet.leases_age_s)}: newer nodes are missing.` : "",
+      late.length ? `${many(late.length, "node")} answered late: the oldest answer is of ${span(Math.max(...late.map((row) => row.late_s)))} ago.` : "",
       silent ? `${many(silent, "node")} did not answer in time: what is shown of them is as old as their last heartbeat.` : "",
       fleet.more ? `${many(fleet.more, "more node")} not shown.` : "",
     ].join(" ").trim());

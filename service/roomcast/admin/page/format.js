@@ -23,7 +23,7 @@ export function figure(value) {
 
 export function ms(value) {
   if (!known(value)) return NONE;
-  return Math.abs(value) >= 10_000 ? `${figure(value / 1_000)} s` : `${figure(value)} ms`;
+  return Math.abs(value) >= 1_000 ? `${figure(value / 1_000)} s` : `${figure(value)} ms`;
 }
 
 export function bytes(value) {
