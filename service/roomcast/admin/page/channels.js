@@ -1,8 +1,8 @@
 /** The busiest channels, and one channel: who is in it, what it keeps, what comes now, and what is published. */
 
 import { ask } from "./dialog.js";
-import { el, facts, LiveTable, name, notice, setText } from "./dom.js";
-import { clock, count, figure, hex, many, NONE, span, when } from "./format.js";
+import { el, facts, LiveTable, name, notice, setText, visible } from "./dom.js";
+import { clock, count, figure, hex, many, span, when } from "./format.js";
 
 const BUSIEST_MS = 5_000;
 const ROWS_MAX = 50; // of the busiest
@@ -127,9 +127,9 @@ export class ChannelsView {
       facts: el("div"),
       error: el("div"),
       follow: el("button", { type: "button", class: "plain", "aria-pressed": "false", onclick: () => void this.#toggleFollow() }, "Follow live"),
-      presence: el("div"),
-      history: el("div"),
-      live: el("ol", { class: "publications" }),
+      presence: el("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": "Members" }),
+      history: el("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": "Kept publications" }),
+      live: el("ol", { class: "publications scroller", tabindex: "0", "aria-label": "Publications as they come" }),
       liveNote: el("p", { class: "quiet", role: "status" }),
       liveSection: el("section", { "aria-labelledby": "live-title", hidden: true }),
     };
@@ -221,8 +221,10 @@ export class ChannelsView {
       if (turn !== this.#turn) return;
       const table = new LiveTable("Members", [
         { title: "User", key: (row) => row.user, cell: (row) => el("a", { href: `#clients/user/${encodeURIComponent(row.user)}` }, name(row.user, "anonymous")) },
-        { title: "Client", key: (row) => row.client, cell: (row) => el("code", {}, row.client) },
-        { title: "Info", key: (row) => row.info, cell: (row) => name(row.info, NONE) },
+        {
+          title: "Connection and info", key: (row) => row.client + row.info,
+          cell: (row) => [el("code", {}, row.client), ...(row.info ? [el("span", { class: "block quiet" }, name(row.info))] : [])],
+        },
       ], (row) => row.client, "Nobody is here.");
       table.update(members);
       presence.replaceChildren(el("p", { class: "quiet" }, members.length < clients
@@ -250,7 +252,7 @@ export class ChannelsView {
   }
 
   #fillPayload(payload) {
-    payload.textContent = this.#asHex ? hex(payload.source) : payload.source;
+    payload.textContent = this.#asHex ? hex(payload.source) : visible(payload.source);
     payload.classList.toggle("hex", this.#asHex);
   }
 

@@ -24,9 +24,17 @@ export function svg(name, given = {}) {
   return made;
 }
 
-/** A name from elsewhere: its direction of writing changes nothing around it. */
+// What has no shape of its own: control characters, and those that turn the direction of writing or have no width.
+const UNSEEN = /[\p{Cc}\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/gu;
+
+/** A text from elsewhere in which everything can be seen: no name looks like another one. */
+export function visible(text) {
+  return text.replace(UNSEEN, (one) => `\\u${one.codePointAt(0).toString(16).padStart(4, "0")}`);
+}
+
+/** A name from elsewhere. Its direction of writing changes nothing around it. */
 export function name(text, empty = "(empty)") {
-  return text ? el("bdi", { class: "name" }, text) : el("span", { class: "quiet" }, empty);
+  return text ? el("bdi", { class: "name" }, visible(text)) : el("span", { class: "quiet" }, empty);
 }
 
 /** Sets a text, if it is another one. */

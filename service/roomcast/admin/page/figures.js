@@ -3,6 +3,10 @@
  * that was started again, or did not answer, is left out of that time.
  */
 
+import { span } from "./format.js";
+
+const SLOW_S = 10; // who has not answered for longer is not slow: it may be gone
+
 /** The nodes of `after` with what they said before: [{before, after, seconds}]. */
 function pairs(before, after) {
   const earlier = new Map(before.nodes.map((node) => [node.node, node.figures]));
@@ -74,8 +78,11 @@ export function condition({ state, figures, late_s: lateS }) {
       ? { word: "starting", tone: "quiet", why: [] }
       : { word: "no answer", tone: "bad", why: ["did not answer in time; what is shown is from its lease"] };
   }
+  if (lateS > SLOW_S) {
+    return { word: "no answer", tone: "bad", why: [`last answered ${span(lateS)} ago; what is shown is of then`] };
+  }
   if (lateS && figures.ready && !figures.draining) {
-    return { word: "slow", tone: "warn", why: ["answers late; what is shown is a while old", ...figures.doubts] };
+    return { word: "slow", tone: "warn", why: ["answers late; what is shown is a few seconds old", ...figures.doubts] };
   }
   if (figures.draining || state === "draining") return { word: "draining", tone: "warn", why: [] };
   if (!figures.ready) return { word: "not ready", tone: "bad", why: figures.reasons };
