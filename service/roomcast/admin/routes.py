@@ -120,10 +120,11 @@ def add_admin_routes(
     admin = _Admin(node, config, Reaping(dry_run))
     page = web.Application(middlewares=[_with_headers])
     page[NODE] = admin.node
-    page.router.add_get("", admin.page)
-    for path in sorted(_PAGE.iterdir()):
-        if path.suffix in _CONTENT_TYPES and path.name not in ("index.html", "login.html"):
-            page.router.add_get(f"/{path.name}", admin.file(path))
+    for path in ("", "/"):
+        page.router.add_get(path, admin.page)
+    for file in sorted(_PAGE.iterdir()):
+        if file.suffix in _CONTENT_TYPES and file.name not in ("index.html", "login.html"):
+            page.router.add_get(f"/{file.name}", admin.file(file))
     page.router.add_post("/login", admin.login)
     page.router.add_post("/logout", admin.logout)
     page.router.add_post("/ticket", admin.ticket)
@@ -199,14 +200,16 @@ class _Admin:
         now_s = self._clock.monotonic_s()
         verdict = await self._logins.judge(names, password, now_s)
         if verdict.wait_s > 0:
-            self._note("admin_login_limited", names[0], now_s)
+            if (passed_over := self._refused.again(now_s)) is not None:
+                _log.warning("admin_login_limited", address=names[0], passed_over=passed_over)
             return _json(
                 {"wait_s": math.ceil(verdict.wait_s)},
                 HTTPStatus.TOO_MANY_REQUESTS,
                 {"Retry-After": str(math.ceil(verdict.wait_s))},
             )
         if not verdict.is_right:
-            self._note("admin_login_refused", names[0], now_s)
+            if (passed_over := self._refused.again(now_s)) is not None:
+                _log.warning("admin_login_refused", address=names[0], passed_over=passed_over)
             return _json({}, HTTPStatus.UNAUTHORIZED)
         name = secrets.token_urlsafe(_NAME_BYTES)
         session = Session(int(self._now_s() + self._session_s), name)
@@ -256,11 +259,6 @@ class _Admin:
                 if session is not None:
                     return session
         return None
-
-    def _note(self, event: str, address: str, now_s: float) -> None:
-        passed_over = self._refused.again(now_s)
-        if passed_over is not None:
-            _log.warning(event, address=address, passed_over=passed_over)
 
     def _now_s(self) -> float:
         return self._clock.now_ms() / 1000

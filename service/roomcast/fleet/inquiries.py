@@ -30,7 +30,7 @@ from roomcast.fleet.inquiry_signals import (
     report_signal,
 )
 from roomcast.fleet.lease_record import Lease
-from roomcast.ports import Clock, NewId, PortError
+from roomcast.ports import Clock, NewId, PortError, Rejected
 from roomcast.rates import Rate, Seldom
 
 __all__ = [
@@ -160,7 +160,7 @@ class Inquiries:
         # Answers that are good until then (monotonic s), at most INQUIRIES_MAX.
         self._kept: dict[Inquiry, tuple[float, Fleet]] = {}
         self._answering = 0
-        self._not_answered = Seldom(_TOLD)
+        self._seldom = Seldom(_TOLD)
 
     async def ask(self, inquiry: Inquiry) -> Fleet | None:
         """What all nodes tell. None: too many inquiries are under way. Raises PortError."""
@@ -270,12 +270,20 @@ class Inquiries:
                 return
             lease, inquiry = inquiry_of(signal)
         except MalformedInquiry as error:
-            self._note("inquiry_malformed", signal, str(error))
+            if (passed_over := self._told()) is not None:
+                _log.warning(
+                    "inquiry_malformed",
+                    kind=signal.kind,
+                    node=signal.node,
+                    reason=str(error),
+                    passed_over=passed_over,
+                )
             return
         if inquiry.subject not in SUBJECTS:
             return
         if self._answering >= ANSWERING_MAX:
-            self._note("inquiry_passed_over", signal, "too many are being answered")
+            if (passed_over := self._told()) is not None:
+                _log.warning("inquiry_passed_over", node=signal.node, passed_over=passed_over)
             return
         self._answering += 1
         self._background.start(self._answer(signal, lease, inquiry))
@@ -293,20 +301,21 @@ class Inquiries:
     async def _answer(self, signal: Signal, lease: str, inquiry: Inquiry) -> None:
         try:
             report = await self._reporter.report(inquiry)
-            if not fits_report(report):
-                self._note("report_not_sent", signal, "it is too long")
-                return
             answer = report_signal(report, self._node, self._new_id(), self._lease(), signal.id)
+            if not fits_report(report):
+                raise Rejected("the report is too long")
             await self._post.send(lease, answer)
         except PortError as error:
-            self._note("report_not_sent", signal, str(error))
+            if (passed_over := self._told()) is not None:
+                _log.warning(
+                    "report_not_sent", to=lease, reason=str(error), passed_over=passed_over
+                )
         finally:
             self._answering -= 1
 
-    def _note(self, event: str, signal: Signal, reason: str) -> None:
-        passed_over = self._not_answered.again(self._clock.monotonic_s())
-        if passed_over is not None:
-            _log.warning(event, node=signal.node, reason=reason, passed_over=passed_over)
+    def _told(self) -> int | None:
+        """None: a line of the log was written just now. Otherwise how many were not, since then."""
+        return self._seldom.again(self._clock.monotonic_s())
 
 
 def _forget_first(entries: dict[Any, Any], most: int) -> None:

@@ -16,7 +16,7 @@ from tests.unit.admin.conftest import Open
 from tests.unit.worlds import Fleet, config
 
 JSON: Final = {"Content-Type": "application/json"}
-OPEN: Final = {"/admin", "/admin/login.js", "/admin/style.css", "/admin/icon.svg"}
+OPEN: Final = {"/admin", "/admin/", "/admin/login.js", "/admin/style.css", "/admin/icon.svg"}
 
 
 # ---- without the secret

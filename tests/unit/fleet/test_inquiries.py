@@ -14,7 +14,12 @@ from structlog.testing import capture_logs
 from roomcast.delivery.envelope import Signal
 from roomcast.fleet import inquiries as inquiries_module
 from roomcast.fleet.inquiries import ANSWERING_MAX, INQUIRIES_MAX, KEPT_S, LATE_S, Inquiries
-from roomcast.fleet.inquiry_signals import Inquiry, inquiry_signal, report_signal
+from roomcast.fleet.inquiry_signals import (
+    REPORT_BYTES_MAX,
+    Inquiry,
+    inquiry_signal,
+    report_signal,
+)
 from roomcast.fleet.lease_record import Lease
 from roomcast.ports import Rejected
 from tests.unit.worlds import Fleet, LocalNode, signals_at_any_rate, until
@@ -229,6 +234,24 @@ async def test_a_node_answers_few_at_once(
         await until(lambda: inquiries._answering == 0)
     assert reported == ANSWERING_MAX
     assert [line["event"] for line in lines if line["event"] == "inquiry_passed_over"]
+
+
+async def test_a_report_that_is_too_long_is_not_sent(
+    nodes: tuple[LocalNode, LocalNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = (asked_by(node) for node in nodes)
+    monkeypatch.setattr(inquiries_module, "REPORTS_WAIT_S", 0.1)
+
+    async def long(_: Inquiry) -> Mapping[str, Any]:
+        return {"a": "x" * REPORT_BYTES_MAX}
+
+    monkeypatch.setattr(there._reporter, "report", long)
+    with capture_logs() as lines:
+        told = await here.ask(FIGURES)
+        await until(lambda: there._answering == 0)
+    assert told is not None
+    assert set(told.reports) == {"a"}
+    assert [line["event"] for line in lines] == ["report_not_sent"]
 
 
 async def test_what_is_made_up_changes_nothing(nodes: tuple[LocalNode, LocalNode]) -> None:
