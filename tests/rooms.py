@@ -114,9 +114,14 @@ ROOMS: Final[Mapping[str, Room]] = {
         "auth client config delivery fleet hooks log observe ports presence rates wire __version__",
         "structlog",
     ),
+    "admin": _room(
+        "the operations page at /admin: who may see it, what it asks, and its files",
+        "auth client concurrency config fleet gateway hooks log node observe ports presence rates wire",
+        "aiohttp orjson structlog",
+    ),
     "serve": _room(
         "one process: from its configuration to a node over AWS, its start and its end",
-        "auth aws backoff concurrency config delivery dev ec2 ecs fleet gateway hooks node observe ports rates system wire "
+        "admin auth aws backoff concurrency config delivery dev ec2 ecs fleet gateway hooks node observe ports rates reaper system wire "
         "__version__",
         "aiohttp structlog",
     ),
@@ -148,7 +153,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     "cost": _room("`roomcast cost`: the calls that a load takes, and the bill"),
     "cli": _room(
         "the `roomcast` command, one module a command",
-        "account auth aws backoff bench concurrency config cost delivery dev fleet hooks log node observe ports presence reaper serve setup system "
+        "account admin auth aws backoff bench concurrency config cost delivery dev fleet hooks log node observe ports presence reaper serve setup system "
         "wire __version__",
         "aiohttp structlog",
         environment=True,
@@ -202,11 +207,11 @@ MODULES: Final[Mapping[str, Room]] = {
 # Data in, data out: no clock, chance, environment, log, I/O or await.
 PURE: Final = frozenset(
     {
-        "wire", "account.readings", "account.rules", "auth.claims", "backoff", "bench.advice", "bench.chart", "bench.commands", "bench.histogram", "bench.ledger", "bench.plan", "bench.report", "client.closings", "client.effects", "client.permissions", "client.session", "cost", "config.channel_options", "config.checks", "config.declaration",
+        "wire", "account.readings", "account.rules", "admin.passwords", "admin.sessions", "auth.claims", "auth.summary", "backoff", "bench.advice", "bench.chart", "bench.commands", "bench.histogram", "bench.ledger", "bench.plan", "bench.report", "client.closings", "client.effects", "client.permissions", "client.session", "cost", "config.channel_options", "config.checks", "config.declaration",
         "config.messages", "config.options", "config.rendering", "hooks.api",
         "hooks.events", "log.contention", "log.idempotency", "log.item", "log.rules", "delivery.allowance", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil", "delivery.gap_wait",
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer",
-        "delivery.shard_rules", "delivery.shards", "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "ecs.rules", "fleet.badges", "fleet.drain_signals", "fleet.end_signals", "fleet.deployment", "fleet.lease_record",
+        "delivery.shard_rules", "delivery.shards", "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "ecs.rules", "fleet.badges", "fleet.drain_signals", "fleet.end_signals", "fleet.deployment", "fleet.inquiry_signals", "fleet.lease_record",
         "fleet.order_signals", "fleet.roster", "frozen", "fleet.node_info_signals", "node.isolation_rules", "observe.counters", "observe.emf",
         "observe.redaction", "presence.lists", "rates", "reaper.rules", "serve.supervision", "setup.causes", "setup.readings", "setup.rules",
     }

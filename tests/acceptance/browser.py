@@ -12,7 +12,7 @@ from playwright.async_api import Browser, async_playwright
 
 from tests.requirements import JS_DIRECTORY
 
-__all__ = ["chromium_at", "site"]
+__all__ = ["CONTRASTS", "chromium_at", "site"]
 
 # Of Chromium: its sandbox needs what containers lack, and it must not look for anybody else.
 _ARGUMENTS: Final = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
@@ -25,6 +25,37 @@ _FILES: Final = {
         for name in ("centrifuge.js", "centrifuge.protobuf.js")
     },
 }
+
+# Every element with text of its own, its colour over the colours behind it:
+# the least contrast first.
+CONTRASTS: Final = """() => {
+  const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  const over = (colours) => {
+    canvas.clearRect(0, 0, 1, 1);
+    for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const luminance = (rgb) => {
+    const linear = (c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+    const [r, g, b] = rgb.map((c) => linear(c / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const found = [];
+  for (const node of document.querySelectorAll('body *')) {
+    const text = [...node.childNodes].filter((child) => child.nodeType === 3 && child.data.trim());
+    if (!text.length || node.closest('.sr, .skip')) continue;
+    if (!node.checkVisibility({ visibilityProperty: true })) continue;
+    const behind = [];
+    for (let up = node; up; up = up.parentElement) {
+      behind.unshift(getComputedStyle(up).backgroundColor);
+    }
+    const back = luminance(over(behind));
+    const front = luminance(over([...behind, getComputedStyle(node).color]));
+    const ratio = (Math.max(front, back) + 0.05) / (Math.min(front, back) + 0.05);
+    found.push([Math.round(ratio * 100) / 100, text[0].data.trim().slice(0, 30)]);
+  }
+  return found.sort(([one], [other]) => one - other);
+}"""
 
 
 @asynccontextmanager

@@ -27,7 +27,7 @@ from playwright.async_api import (
 )
 
 from roomcast.auth.verifier import sign_connection, sign_subscription
-from tests.acceptance.browser import chromium_at
+from tests.acceptance.browser import CONTRASTS, chromium_at
 from tests.acceptance.conftest import SECURED
 from tests.acceptance.roomcast import Aws, Dev
 
@@ -607,38 +607,6 @@ async def test_tokens_that_end_are_replaced_without_a_reconnect(
     assert len(sockets) == 1
     await ann.say("still here")
     await expect(ann.message("still here")).to_be_visible()
-
-
-# Every element with text of its own, its colour over the colours behind it:
-# the least contrast first.
-CONTRASTS = """() => {
-  const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
-  const over = (colours) => {
-    canvas.clearRect(0, 0, 1, 1);
-    for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
-    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
-  };
-  const luminance = (rgb) => {
-    const linear = (c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-    const [r, g, b] = rgb.map((c) => linear(c / 255));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const found = [];
-  for (const node of document.querySelectorAll('body *')) {
-    const text = [...node.childNodes].filter((child) => child.nodeType === 3 && child.data.trim());
-    if (!text.length || node.closest('.sr, .skip')) continue;
-    if (!node.checkVisibility({ visibilityProperty: true })) continue;
-    const behind = [];
-    for (let up = node; up; up = up.parentElement) {
-      behind.unshift(getComputedStyle(up).backgroundColor);
-    }
-    const back = luminance(over(behind));
-    const front = luminance(over([...behind, getComputedStyle(node).color]));
-    const ratio = (Math.max(front, back) + 0.05) / (Math.min(front, back) + 0.05);
-    found.push([Math.round(ratio * 100) / 100, text[0].data.trim().slice(0, 30)]);
-  }
-  return found.sort(([one], [other]) => one - other);
-}"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

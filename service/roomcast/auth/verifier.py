@@ -203,6 +203,11 @@ class CountedVerifier:
         failures.update(dict.fromkeys(_REASONS.values(), 0))
 
     @property
+    def uncounted(self) -> Verifier:
+        """The same, for tokens that no client has shown."""
+        return self._verifier
+
+    @property
     def enabled(self) -> bool:
         return self._verifier.enabled
 

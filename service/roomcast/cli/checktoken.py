@@ -8,8 +8,7 @@ import json
 import os
 import sys
 import time
-from base64 import urlsafe_b64decode
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +21,6 @@ from roomcast.observe.redaction import json_printable, printable
 
 if TYPE_CHECKING:
     from roomcast.auth.claims import ConnectionClaims, SubscriptionClaims
-    from roomcast.wire.capabilities import Capability
 
 __all__ = ["add"]
 
@@ -59,7 +57,9 @@ def checktoken(arguments: argparse.Namespace) -> int:
     warn_on_stderr()
     given = arguments.token if arguments.token != _STDIN else sys.stdin.read(_STDIN_CHARS_MAX)
     now_s = time.time()
-    told = _told(asyncio.run(_claims(config, given.strip(), now_s)))
+    from roomcast.auth.summary import summary
+
+    told = summary(asyncio.run(_claims(config, given.strip(), now_s)))
     if arguments.json:
         print(json_printable(json.dumps(told, ensure_ascii=False, indent=2)))
     else:
@@ -74,6 +74,7 @@ async def _claims(
     from roomcast.auth.claims import TokenError
     from roomcast.auth.jwks import JwksKeys
     from roomcast.auth.jwks_endpoint import fetch_jwks
+    from roomcast.auth.summary import names_a_channel
     from roomcast.auth.verifier import TokenVerifier
     from roomcast.concurrency import beside
     from roomcast.system import SystemClock, random_fraction
@@ -88,53 +89,11 @@ async def _claims(
         if not verifier.enabled:
             raise ConfigError("client.token has no key: no server would take any token")
         try:
-            if _names_a_channel(token):
+            if names_a_channel(token):
                 return await verifier.subscription(token, now_s)
             return await verifier.connection(token, now_s)
         except TokenError as error:
             raise Failed(f"no server would take the token: {error}") from error
-
-
-def _names_a_channel(token: str) -> bool:
-    """Whether it is a token for one channel. What it says is not verified yet."""
-    try:
-        claims = json.loads(urlsafe_b64decode(token.split(".")[1] + "=="))
-    except (ValueError, IndexError, RecursionError):
-        return False
-    return isinstance(claims, dict) and "channel" in claims
-
-
-def _told(claims: ConnectionClaims | SubscriptionClaims) -> dict[str, Any]:
-    """As JSON has it. `expires_at`: s since 1970, None = never."""
-    from roomcast.auth.claims import ConnectionClaims
-
-    if isinstance(claims, ConnectionClaims):
-        about: dict[str, Any] = {
-            "kind": "connection",
-            "subscribed_to": sorted(claims.subs),
-            "caps": [
-                {"channels": list(grant.channels), "allow": _names(grant.allow)}
-                | ({"match": "wildcard"} if grant.is_pattern else {})
-                for grant in claims.caps
-            ],
-        }
-    else:
-        about = {
-            "kind": "subscription",
-            "channel": claims.channel,
-            "client": claims.client,
-            "allow": _names(claims.allow),
-        }
-    return {
-        **about,
-        "user": claims.user,
-        "expires_at": claims.expires_at,
-        "info": claims.info,
-    }
-
-
-def _names(allow: Iterable[Capability]) -> list[str]:
-    return sorted(capability.value for capability in allow)
 
 
 def _lines(told: Mapping[str, Any], now_s: float) -> str:

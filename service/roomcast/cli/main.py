@@ -27,6 +27,7 @@ from roomcast.cli import (
     genconfig,
     history,
     nodes,
+    passwordhash,
     provision,
     publish,
     reap,
@@ -65,8 +66,8 @@ examples:
 # In the order of the help text.
 _COMMANDS: Final = (
     dev, serve, provision, token, checktoken, publish, history, tail, bench, nodes, drain, reap,
-    restore, doctor, cost, genconfig, checkconfig, configdoc,
-    defaultconfig, completion,
+    restore, doctor, cost, genconfig, passwordhash, checkconfig, configdoc, defaultconfig,
+    completion,
 )  # fmt: skip
 
 

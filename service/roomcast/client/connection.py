@@ -9,7 +9,7 @@ called for one after the other.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterator
+from collections.abc import Awaitable, Collection, Coroutine, Iterator
 from contextlib import suppress
 from functools import cached_property
 from os import urandom
@@ -174,6 +174,11 @@ class Connection:
     def subscriptions(self) -> int:
         """How many it has, or is about to have."""
         return len(self.session.channels)
+
+    @property
+    def channels(self) -> Collection[str]:
+        """Their names, as they are at any time."""
+        return self.session.channels
 
     # ---- the client's commands
 

@@ -219,6 +219,7 @@ def _built(base: Config, values: _Values) -> Config:
         websocket=replace(base.websocket, **values.of("websocket")),
         server=replace(base.server, tls=tls, internal_tls=internal_tls, **values.of("server")),
         http_api=replace(base.http_api, **values.of("http_api")),
+        admin=replace(base.admin, **values.of("admin")),
         hooks=replace(base.hooks, **values.of("hooks")),
         aws=replace(base.aws, **values.of("aws")),
         node=replace(base.node, **values.of("node")),

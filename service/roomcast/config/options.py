@@ -26,6 +26,7 @@ __all__ = [
     "SECRET_VARIABLE",
     "TABLES",
     "TOPIC_SHARDS_MAX",
+    "AdminConfig",
     "AwsConfig",
     "ClientConfig",
     "Config",
@@ -338,9 +339,9 @@ class ServerConfig:
 
     internal_port: int = declare(
         0,
-        "Port of its own for what is not for clients: `/health`, `/metrics` and the server API are "
-        "there and nowhere else, and what clients use is at `--port` only. 0: everything is at "
-        "`--port`. See [below](#two-ports).",
+        "Port of its own for what is not for clients: `/health`, `/metrics`, `/admin` and the "
+        "server API are there and nowhere else, and what clients use is at `--port` only. 0: "
+        "everything is at `--port`. See [below](#two-ports).",
         within=(0, _PORT_MAX),
     )
     internal_address: str = declare(
@@ -363,6 +364,32 @@ class ServerConfig:
         if self.internal_tls.is_on:
             return self.internal_tls
         return TlsConfig() if self.tls_external else self.tls
+
+
+@dataclass(frozen=True, slots=True)
+class AdminConfig:
+    """[admin]: the operations page at /admin. See docs/admin.md."""
+
+    password_hash: str = declare(
+        "",
+        "Hash of the password of the page, as `roomcast passwordhash` prints it, the same on every "
+        "node; empty: there is no page. Sessions are signed with a key that is made from it: keep "
+        "it secret. Another one ends every session.",
+        secret=True,
+        pattern=r"scrypt\$ln=[0-9]{1,2},r=[0-9]{1,2},p=[0-9]{1,2}\$[A-Za-z0-9_-]{22,86}\$[A-Za-z0-9_-]{43}",
+        shape="what `roomcast passwordhash` prints (scrypt$ln=…)",
+    )
+    write: bool = declare(
+        False,
+        "Let the page publish, end subscriptions and connections, and drain nodes. Without it, the "
+        "page reads only.",
+    )
+    session_ttl_s: float = declare(
+        28_800.0,
+        "How long who logged in stays so, whatever they do: a working day.",
+        unit="s",
+        within=(60, 604_800),
+    )
 
 
 def _hook(doc: str) -> str:
@@ -652,6 +679,7 @@ class Config:
     websocket: WebSocketConfig = field(default_factory=WebSocketConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     http_api: HttpApiConfig = field(default_factory=HttpApiConfig)
+    admin: AdminConfig = field(default_factory=AdminConfig)
     hooks: HooksConfig = field(default_factory=HooksConfig)
     aws: AwsConfig = field(default_factory=AwsConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
@@ -668,6 +696,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     *declared("server.tls", TlsConfig),
     *declared("server.internal_tls", TlsConfig),
     *declared("http_api", HttpApiConfig),
+    *declared("admin", AdminConfig),
     *declared("hooks", HooksConfig),
     *declared("aws", AwsConfig),
     *declared("node", NodeConfig),

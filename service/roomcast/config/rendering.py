@@ -27,6 +27,7 @@ def effective(config: Config) -> dict[str, Any]:
         "server.tls": config.server.tls,
         "server.internal_tls": config.server.internal_tls,
         "http_api": config.http_api,
+        "admin": config.admin,
         "hooks": config.hooks,
         "aws": config.aws,
         "node": config.node,
@@ -76,6 +77,7 @@ def effective_toml(config: Config) -> str:
     put("[server.tls]", document["server"]["tls"])
     put("[server.internal_tls]", document["server"]["internal_tls"])
     put("[http_api]", document["http_api"])
+    put("[admin]", document["admin"])
     put("[hooks]", document["hooks"])
     put("[aws]", document["aws"])
     put("[node]", document["node"])

@@ -73,15 +73,17 @@ class _Group:
 class _Room:
     """One channel's subscribers. For some of them, `number` stands for its name.
 
-    `batch`: None = publications go out at once.
+    `batch`: None = publications go out at once. `published`: how many came since they were last
+    counted.
     """
 
-    __slots__ = ("batch", "chain", "groups", "number")
+    __slots__ = ("batch", "chain", "groups", "number", "published")
 
     def __init__(self, number: int, batching: Batching | None) -> None:
         self.number = number
         self.groups: dict[tuple[Framer, Form], _Group] = {}
         self.chain = Chain()
+        self.published = 0
         self.batch = None if batching is None else Batch(batching)
 
 
@@ -175,6 +177,15 @@ class Hub:
         room = self._rooms.get(channel)
         return sum(len(group.members) for group in room.groups.values()) if room else 0
 
+    def count_published(self, channel: str) -> int:
+        """How many publications of `channel` came since this was last asked, or since it got its
+        first subscriber here.
+        """
+        if (room := self._rooms.get(channel)) is None:
+            return 0
+        published, room.published = room.published, 0
+        return published
+
     def publish(self, channel: str, published: Sequence[Sent]) -> None:
         """Send publications of `channel`, in order, to every subscriber, or collect them.
 
@@ -182,6 +193,7 @@ class Hub:
         """
         if (room := self._rooms.get(channel)) is None or not published:
             return
+        room.published += len(published)
         if room.batch is None:
             self._deliver(channel, room, published, _NOBODY)
         elif not self.batches.add(channel, room.batch, published):

@@ -49,6 +49,8 @@ from roomcast.fleet.drain_signals import DRAIN_KINDS
 from roomcast.fleet.draining import Draining
 from roomcast.fleet.emulation import Emulation, Sessions
 from roomcast.fleet.emulation_signals import EMULATION_KINDS
+from roomcast.fleet.inquiries import Inquiries
+from roomcast.fleet.inquiry_signals import INQUIRY_KINDS
 from roomcast.fleet.mailbox import Mailbox
 from roomcast.fleet.node_info import NodeInfo
 from roomcast.fleet.node_info_signals import SURVEY_KINDS
@@ -65,6 +67,7 @@ from roomcast.log.watched_table import WatchedTable
 from roomcast.node.health import Health, IsolationHealth, KeysHealth, LeaseHealth
 from roomcast.node.node import Background, Node
 from roomcast.node.own_lease import OwnNumbers
+from roomcast.node.report import NodeReport, Sources
 from roomcast.observe.counters import ClientCounters
 from roomcast.ports import Clock, NewId
 from roomcast.presence.book import PresenceBook
@@ -153,6 +156,7 @@ class Core:
     numbers: OwnNumbers
     orders: Orders
     node_info: NodeInfo
+    mailbox: Mailbox
     emulation: Emulation
     draining: Draining
 
@@ -324,6 +328,7 @@ def build_core(
         numbers,
         orders,
         node_info,
+        mailbox,
         emulation,
         draining,
     )
@@ -402,11 +407,15 @@ def assemble(
         keys=keys,
     )
     hook_calls = HookCalls(core.hooks, config.hooks.timeout_s)
+    services = _services(core, verifier, hook_calls)
+    inquiries = _inquiries(core, services, health)
+    core.listeners.add(INQUIRY_KINDS, inquiries.heard)
     node = Node(
-        _services(core, verifier, hook_calls),
+        services,
         health,
         core.orders,
         core.node_info,
+        inquiries,
         core.emulation,
         core.draining,
         core.connections,
@@ -434,6 +443,36 @@ def assemble(
         core.catch_up,
         core.background,
         hook_calls,
+    )
+
+
+def _inquiries(core: Core, services: Services, health: Health) -> Inquiries:
+    """The node's inquiries, and what it tells of itself when another node asks."""
+    sources = Sources(
+        health,
+        core.connections,
+        core.roster,
+        core.hub,
+        core.appender,
+        services.publisher,
+        core.broadcaster,
+        core.allowance,
+        core.queue_state,
+        core.ears,
+        core.mailbox.counters,
+        services.counters,
+    )
+    clock = core.ports.clock
+    return Inquiries(
+        core.node_info,
+        core.mailbox,
+        core.bus,
+        core.background,
+        NodeReport(sources, clock),
+        clock,
+        core.ports.new_id,
+        lambda: core.presence.node,
+        node=core.node_id,
     )
 
 

@@ -13,6 +13,7 @@ from roomcast.client.connection import Connection
 from roomcast.client.services import Services, Socket
 from roomcast.fleet.draining import Draining
 from roomcast.fleet.emulation import Emulation
+from roomcast.fleet.inquiries import Inquiries
 from roomcast.fleet.node_info import NodeInfo
 from roomcast.fleet.orders import Orders
 from roomcast.node.health import Health
@@ -71,7 +72,8 @@ class Background:
 
 class Node:
     """All connections of this process. `orders`, `node_info` and `draining` serve its HTTP API,
-    `emulation` clients whose commands come by requests of their own.
+    `inquiries` the operations page, `emulation` clients whose commands come by requests of their
+    own.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Node:
         health: Health,
         orders: Orders,
         node_info: NodeInfo,
+        inquiries: Inquiries,
         emulation: Emulation,
         draining: Draining,
         connections: set[Connection],
@@ -91,6 +94,7 @@ class Node:
         self.health = health
         self.orders = orders
         self.node_info = node_info
+        self.inquiries = inquiries
         self.emulation = emulation
         self.draining = draining
         self._connection_limit = connection_limit
@@ -126,6 +130,11 @@ class Node:
         """Idempotent."""
         self._connections.discard(connection)
         connection.end()
+
+    def close_all(self) -> None:
+        """Close every connection with 3001, at once. Owed answers are not waited for."""
+        for connection in list(self._connections):
+            connection.close(Disconnect.SHUTDOWN)
 
     async def drain(self, over_s: float, random: Callable[[], float]) -> None:
         """Close every connection with 3001, in slices over `over_s` seconds.

@@ -98,6 +98,11 @@ class Histogram:
         copied.sum = self.sum
         return copied
 
+    @property
+    def counts(self) -> Sequence[int]:
+        """The number of values between two bounds each, and last of those above every bound."""
+        return tuple(self._counts)
+
     def since(self, earlier: Histogram) -> Histogram:
         """The values that were added after `earlier` was copied."""
         assert self.bounds == earlier.bounds, "one is a copy of the other"

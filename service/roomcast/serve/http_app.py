@@ -1,7 +1,7 @@
 """Builds the HTTP applications of a node: what clients use, and what is internal.
 
-Clients have WebSocket, streams and, in development, the demo page. Internal are health, metrics and
-the server API.
+Clients have WebSocket, streams and, in development, the demo page. Internal are health, metrics,
+the server API and, where it is configured, the operations page.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Final
 
 from aiohttp import web
 
+from roomcast.admin.reaping import DryRun
+from roomcast.admin.routes import add_admin_routes
 from roomcast.config import Config
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.api.server import Api
@@ -48,6 +50,7 @@ def build_apps(
     metrics: Callable[[], bytes],
     demo_urls: Sequence[str] | None,
     shared_port: int | None = None,
+    dry_run: DryRun | None = None,
 ) -> Apps:
     """The applications that serve `node`. `metrics`: returns the text for Prometheus.
 
@@ -56,6 +59,8 @@ def build_apps(
 
     `shared_port`: the port at which any of several processes answers what is internal; None = this
     process alone does.
+
+    `dry_run`: the reaper's, for the operations page; None = the page has none.
     """
     give_way = GiveWay()
     clients = internal = _app(node, give_way)
@@ -75,6 +80,8 @@ def build_apps(
         insecure=config.client.insecure,
         message_size_limit=config.client.message_size_limit,
     ).add_routes(internal)
+    if config.admin.password_hash:
+        add_admin_routes(internal, node, config, dry_run=dry_run)
     return Apps(clients, internal)
 
 

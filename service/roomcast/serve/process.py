@@ -14,16 +14,17 @@ even when the start failed half-way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from aiohttp import web
 
 from roomcast import __version__
+from roomcast.admin.reaping import DryRun
 from roomcast.aws.calls import Calls
 from roomcast.aws.clients import AwsClients, connect
 from roomcast.aws.errors import CALL_LIMIT_S
@@ -33,6 +34,7 @@ from roomcast.delivery.envelope import Signal
 from roomcast.ec2.autoscaling import AutoScalingInstance
 from roomcast.ec2.lifecycle import Lifecycle
 from roomcast.ec2.ports import NodesHere
+from roomcast.fleet.deployment import Deployment
 from roomcast.fleet.end_signals import END_KIND, ends
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.gateway.door import Door
@@ -45,6 +47,7 @@ from roomcast.observe.cloudwatch import Destination, Reporter
 from roomcast.observe.counters import Limit
 from roomcast.observe.logs import write_line
 from roomcast.ports import PortError
+from roomcast.reaper.over_aws import reaper_over_aws
 from roomcast.serve.aws_ports import aws_ports, instance_queue, region_of
 from roomcast.serve.entry import Entrance
 from roomcast.serve.http_app import build_apps
@@ -157,6 +160,7 @@ class _Parts:
             core.listeners.add({END_KIND}, _EndOfTask(plan.task.id, stop).heard)
         self.lifecycle = _lifecycle(plan, clients, neighbours or self.lease, stop)
         self.reporter = _reporter(plan, self.assembly)
+        self.dry_run = _dry_run(plan, clients)
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +367,7 @@ class NodeProcess:
             metrics=parts.exposition.text,
             demo_urls=self._demo_urls,
             shared_port=None if self._shared is None else self._shared.internal_port,
+            dry_run=parts.dry_run,
         )
         for certificate in {plan.certificate, plan.internal_certificate} - {None}:
             assert certificate is not None
@@ -517,6 +522,26 @@ def _reporter(plan: StartPlan, assembly: Assembly) -> Reporter | None:
     return Reporter(
         destination, plan.clock, random_fraction, readings_of(assembly), counts_of(assembly)
     )
+
+
+def _dry_run(plan: StartPlan, clients: AwsClients) -> DryRun:
+    """What looks for the remains of dead nodes, and removes nothing."""
+    aws = plan.config.aws
+    deployment = Deployment(aws.topic_arn, aws.queue_prefix, aws.topic_shards)
+
+    async def run(tell: Callable[[str], None]) -> Mapping[str, Any]:
+        reaper = reaper_over_aws(
+            deployment,
+            aws.table_prefix,
+            plan.clock,
+            dynamodb=clients.tables,
+            sns=clients.sns,
+            sqs=clients.sqs,
+            tell=tell,
+        )
+        return (await reaper.run(dry_run=True)).as_json()
+
+    return run
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ import pytest
 
 from roomcast.config import (
     OPTIONS,
+    AdminConfig,
     AwsConfig,
     ClientConfig,
     Config,
@@ -164,6 +165,7 @@ def test_every_field_is_an_option() -> None:
         "server.tls": TlsConfig,
         "server.internal_tls": TlsConfig,
         "http_api": HttpApiConfig,
+        "admin": AdminConfig,
         "hooks": HooksConfig,
         "aws": AwsConfig,
         "node": NodeConfig,
@@ -181,6 +183,7 @@ def test_every_field_is_an_option() -> None:
         "websocket",
         "server",
         "http_api",
+        "admin",
         "hooks",
         "aws",
         "node",

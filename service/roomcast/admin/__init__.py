@@ -1,0 +1,1 @@
+"""The operations page at /admin, and what it asks of the node that serves it."""
