@@ -236,9 +236,10 @@ def _port(host: str, port: int, *, as_json: bool) -> Finding:
 async def _checks(config: Config, *, as_json: bool) -> list[Check]:
     from roomcast.cli.doctor_checks import Doctor
     from roomcast.serve.aws_ports import aws_ports, instance_queue
+    from roomcast.setup.rules import DOCTOR
     from roomcast.system import SystemClock, new_nonce
 
-    node = f"doctor-{new_nonce()}"
+    node = f"{DOCTOR}{new_nonce()}"
     async with connected(config) as clients:
         queue = instance_queue(config.aws, clients, lambda: node)
         ports = aws_ports(config, clients, SystemClock(), queue)

@@ -9,7 +9,7 @@ from typing import Final
 
 from roomcast.cli.arguments import Subparsers, add_address, add_command, text, whole
 from roomcast.cli.server_api import add_key, call, understood
-from roomcast.cli.terminal import Failed, progress
+from roomcast.cli.terminal import Failed, progress_line
 from roomcast.observe.redaction import json_printable, printable
 
 __all__ = ["LOOK_S", "WAIT_S", "add"]
@@ -78,19 +78,21 @@ def drain(arguments: argparse.Namespace) -> int:
 
 def _ended(arguments: argparse.Namespace, left: int) -> bool:
     """Waits until the node has ended. Raises Failed when it takes too long."""
-    tell, until_s = progress(), time.monotonic() + arguments.wait
-    while True:
-        tell(f"{_counted(left)} left")
-        if time.monotonic() >= until_s:
-            raise Failed(
-                f"{arguments.node} has not ended within {arguments.wait} s: {_counted(left)} left"
-            )
-        time.sleep(LOOK_S)
-        with understood(arguments.url):
-            nodes = call(arguments, "info", {})["nodes"]
-            if all(node["uid"] != arguments.node for node in nodes):
-                return True
-        left = _left(arguments, left)
+    until_s, at_first = time.monotonic() + arguments.wait, left
+    with progress_line() as draw:
+        while True:
+            draw(1 - left / max(at_first, left, 1), f"{_counted(left)} left")
+            if time.monotonic() >= until_s:
+                raise Failed(
+                    f"{arguments.node} has not ended within {arguments.wait} s: {_counted(left)} "
+                    "left"
+                )
+            time.sleep(LOOK_S)
+            with understood(arguments.url):
+                nodes = call(arguments, "info", {})["nodes"]
+                if all(node["uid"] != arguments.node for node in nodes):
+                    return True
+            left = _left(arguments, left)
 
 
 def _left(arguments: argparse.Namespace, before: int) -> int:

@@ -376,7 +376,11 @@ def _is_since(since: Since, publication: Mapping[str, Any]) -> bool:
     if since.offset is not None:
         return bool(publication["offset"] > since.offset)
     assert since.seconds is not None, "it is one of both"
-    return bool(publication.get("time", 0) / 1000 >= time.time() - since.seconds)
+    return bool(publication.get("time", 0) / 1000 >= _now_s() - since.seconds)
+
+
+def _now_s() -> float:
+    return time.time()
 
 
 def _pushed(watched: _Tail, push: Mapping[str, Any]) -> None:

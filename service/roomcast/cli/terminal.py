@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final, TextIO
 
 from roomcast.observe.redaction import printable
@@ -16,6 +18,7 @@ __all__ = [
     "has_blocks",
     "has_colours",
     "progress",
+    "progress_line",
     "span",
     "table",
 ]
@@ -24,6 +27,8 @@ COLOURS: Final[Mapping[str, str]] = {"green": "32", "yellow": "33", "red": "31",
 # The largest first. A text has two of them at most.
 _UNITS: Final = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 _GAP: Final = "  "
+# Of a progress line: more is no easier to read.
+_BAR_CHARS_MAX: Final = 100
 
 
 class Failed(Exception):
@@ -49,6 +54,30 @@ def progress() -> Callable[[str], None]:
     if not sys.stderr.isatty():
         return lambda _line: None
     return lambda line: print(printable(f"… {line}"), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_line() -> Iterator[Callable[[float, str], None]]:
+    """A bar on stderr for a person, which is drawn anew with each call, and gone at the end.
+
+    What is called with: how much is done (0 to 1), and what is told beside it.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _done, _told: None
+        return
+    from roomcast.bench.chart import progress_bar
+
+    blocks = has_blocks(sys.stderr)
+
+    def draw(done: float, told: str) -> None:
+        width = min(shutil.get_terminal_size().columns - 1, _BAR_CHARS_MAX)
+        line = progress_bar(done, printable(told), width, blocks=blocks)
+        print(f"\r{line}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield draw
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def span(milliseconds: int) -> str:

@@ -29,6 +29,7 @@ from roomcast.setup.readings import (
 __all__ = [
     "CLOCK_REFUSED_MS",
     "CLOCK_WARNED_MS",
+    "DOCTOR",
     "FILTER",
     "KEY_FINDING",
     "LATELY_MS",
@@ -59,6 +60,8 @@ LATELY_MS: Final = 10 * 60 * 1000
 FILTER: Final = (
     '{"eventName":["INSERT"],"dynamodb":{"Keys":{"offset":{"N":[{"anything-but":["0"]}]}}}}'
 )
+# The beginning of the id under which `roomcast doctor` writes.
+DOCTOR: Final = "doctor-"
 MAPPING_FINDING: Final = "event source mapping"
 KEY_FINDING: Final = "key of KMS"
 _REPORTS: Final = "ReportBatchItemFailures"
@@ -568,6 +571,11 @@ def generation_finding(newest: LogItem | None, generation: str, now_ms: int) -> 
     title = "log generation"
     if newest is None or now_ms - newest.ts > LATELY_MS:
         return Finding(title, "note", f"{generation!r}; no node has written lately")
+    if newest.node.startswith(DOCTOR):
+        # Its own configuration is what is in question.
+        return Finding(
+            title, "note", f"{generation!r}; roomcast doctor wrote last: run it again in a minute"
+        )
     theirs = generation_of(newest.epoch)
     if theirs == generation:
         return Finding(title, "ok", f"{generation!r}, as that of {newest.node}")

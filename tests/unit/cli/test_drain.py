@@ -8,6 +8,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -53,13 +54,21 @@ def info(*nodes: str) -> dict[str, Any]:
 def test_it_waits_until_the_node_is_gone(
     say: Say, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(drain_module, "progress", lambda: told.append)
+    told: list[tuple[float, str]] = []
+    monkeypatch.setattr(
+        drain_module,
+        "progress_line",
+        lambda: nullcontext(lambda done, what: told.append((round(done, 2), what))),
+    )
     # At last it does not answer any more, and its lease is still there.
     calls = say(*(here(3), info("a", "b"), here(1), info("a", "b"), Failed("no answer"), info("a")))
     assert cli.main(["drain", "b"]) == 0
     assert capsys.readouterr() == ("b has ended; it had 3 connections.\n", "")
-    assert told == ["3 connections left", "1 connection left", "1 connection left"]
+    assert told == [
+        (0.0, "3 connections left"),
+        (0.67, "1 connection left"),
+        (0.67, "1 connection left"),
+    ]
     assert [method for method, _ in calls] == ["drain", "info", "drain", "info", "drain", "info"]
     assert calls[0] == ("drain", {"node": "b"})
 

@@ -232,7 +232,7 @@ def test_it_may_begin_some_time_ago(
 ) -> None:
     # Everything here was published at the same moment.
     publish(served, "ago", "old")
-    monkeypatch.setattr(tail_module.time, "time", lambda: 1_700_000_000 + 600)
+    monkeypatch.setattr(tail_module, "_now_s", lambda: 1_700_000_000.0 + 600)
     for given, shown in (("9m", ['"new"']), ("11m", ['"old"', '"new"', '"newer"'])):
         following = follow("ago", "--since", given, "--count", str(len(shown)))
         following.subscribed()

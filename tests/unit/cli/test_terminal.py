@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from roomcast.cli.terminal import has_colours, progress, span, table
+from roomcast.cli.terminal import has_colours, progress, progress_line, span, table
 
 
 class Screen(io.StringIO):
@@ -78,3 +78,22 @@ def test_progress_is_for_who_watches(
     monkeypatch.setattr(sys, "stderr", stream)
     progress()("half-way")
     assert stream.getvalue() == told
+
+
+def test_a_bar_is_drawn_in_one_line_and_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with progress_line() as draw:
+        draw(0.5, "12 left\x1b[2J")
+        assert screen.getvalue().startswith("\r")
+        assert "12 left\\x1b[2J" in screen.getvalue()
+    assert screen.getvalue().endswith("\r\x1b[K")
+    assert "\n" not in screen.getvalue()
+
+
+def test_a_script_sees_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress_line() as draw:
+        draw(0.5, "12 left")
+    assert stream.getvalue() == ""

@@ -392,3 +392,31 @@ async def test_a_spot_instance_drains_in_the_time_that_is_left() -> None:
         await until(lambda: world.stops)
     assert world.lifecycle.drain_s(300) == 15
     assert world.lifecycle.drain_s(5) == 5
+
+
+async def test_what_works_again_is_told_once() -> None:
+    world = World()
+    world.refuses = Throttled("slow down")
+    world.waiting.add(LAUNCH)
+    with capture_logs() as logs:
+        async with world.running():
+            world.lifecycle.ready()
+            await until(lambda: world.calls["complete", LAUNCH] == 1)
+            await world.looked()
+            world.refuses = None
+            world.clock.advance(LAUNCH_PAUSE_MAX_S)
+            await until(lambda: not world.waiting)
+            await world.looked()
+            world.refuses = Throttled("slow down")
+            world.lifecycle.drain()
+            await until(lambda: world.calls["heartbeat", TERMINATE] > 2)
+            world.refuses = None
+            beats = world.calls["heartbeat", TERMINATE]
+            await until(lambda: world.calls["heartbeat", TERMINATE] > beats + 2)
+    assert [line["event"] for line in logs] == [
+        "launch_hook_failed",
+        "launch_hook_works_again",
+        "launch_hook_completed",
+        "lifecycle_heartbeat_failed",
+        "lifecycle_heartbeat_works_again",
+    ]

@@ -392,6 +392,8 @@ def test_generations(generation: str, age_ms: int, outcome: str) -> None:
     if outcome == "failed":
         assert "n1 writes in generation '1', and aws.log_generation is '0'" in found.told
     assert generation_finding(None, "0", NOW).outcome == "note"
+    own = canary_item(8, node="doctor-1", batch="b", now=NOW, generation="0")
+    assert "run it again" in generation_finding(own, "0", NOW).told
 
 
 @pytest.mark.parametrize(
