@@ -22,6 +22,7 @@ from roomcast.config.options import (
     HttpApiConfig,
     NodeConfig,
     TokenConfig,
+    TracingConfig,
     WebSocketConfig,
     dev_config,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "NodeConfig",
     "Option",
     "TokenConfig",
+    "TracingConfig",
     "WebSocketConfig",
     "config_path",
     "dev_config",

@@ -219,4 +219,5 @@ def _built(base: Config, values: _Values) -> Config:
         hooks=replace(base.hooks, **values.of("hooks")),
         aws=replace(base.aws, **values.of("aws")),
         node=replace(base.node, **values.of("node")),
+        tracing=replace(base.tracing, **values.of("tracing")),
     )

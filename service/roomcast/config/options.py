@@ -33,6 +33,7 @@ __all__ = [
     "HttpApiConfig",
     "NodeConfig",
     "TokenConfig",
+    "TracingConfig",
     "WebSocketConfig",
     "dev_config",
 ]
@@ -562,6 +563,28 @@ class NodeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TracingConfig:
+    """[tracing]: spans for OpenTelemetry. Where they go stands in the variables OTEL_…."""
+
+    enabled: bool = declare(
+        False,
+        "Traces publications from their command to their pushes, and exports the spans over OTLP "
+        "(HTTP). Needs `pip install 'roomcast[otel]'`. See [traces.md](traces.md).",
+    )
+    sample_ratio: float = declare(
+        0.01,
+        "The part of publications that is traced, unless the caller of the server API decides by "
+        "its `traceparent` header.",
+        within=(0, 1),
+    )
+    channel_names: bool = declare(
+        False,
+        "Puts channels' names into spans. They may hold the ids of people, and whoever reads the "
+        "traces sees them.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration.
 
@@ -575,6 +598,7 @@ class Config:
     hooks: HooksConfig = field(default_factory=HooksConfig)
     aws: AwsConfig = field(default_factory=AwsConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
+    tracing: TracingConfig = field(default_factory=TracingConfig)
 
 
 # Every option that both the file and the environment can set, in the order of the documentation.
@@ -587,6 +611,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     *declared("hooks", HooksConfig),
     *declared("aws", AwsConfig),
     *declared("node", NodeConfig),
+    *declared("tracing", TracingConfig),
 )
 BY_KEY: Final = {option.key: option for option in OPTIONS}
 BY_VARIABLE: Final = {option.variable: option for option in OPTIONS}

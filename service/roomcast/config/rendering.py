@@ -27,6 +27,7 @@ def effective(config: Config) -> dict[str, Any]:
         "hooks": config.hooks,
         "aws": config.aws,
         "node": config.node,
+        "tracing": config.tracing,
     }
     document: dict[str, Any] = {}
     for option in OPTIONS:
@@ -72,6 +73,7 @@ def effective_toml(config: Config) -> str:
     put("[hooks]", document["hooks"])
     put("[aws]", document["aws"])
     put("[node]", document["node"])
+    put("[tracing]", document["tracing"])
     return "\n".join(lines[:-1]) + "\n"
 
 

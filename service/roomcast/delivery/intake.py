@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import orjson
 import structlog
@@ -15,10 +16,14 @@ from roomcast.delivery.envelope import Envelope, Follower, MalformedEnvelope, Si
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.joins_and_leaves import JoinsAndLeaves
 from roomcast.delivery.signals import BROADCAST_KIND, Heard, broadcast_of
+from roomcast.delivery.trails import Trails
 from roomcast.wire.encoding import Sent, Unencodable, sent_of
 from roomcast.wire.publication import ClientInfo, Json, MalformedPublication, Publication, Record
+from roomcast.wire.trace_context import Trail
 
 __all__ = ["Intake", "QueueEars", "RecordTaker", "ShardEars"]
+
+T = TypeVar("T", Record, Signal)
 
 _log = structlog.get_logger(__name__)
 
@@ -66,7 +71,7 @@ class Intake:
 
     `has_join_leave` says whether a channel has join and leave pushes: not every sender knows.
     `is_here` says whether a client is connected to this node: others may have taken this node for
-    dead, and signal that its clients left.
+    dead, and signal that its clients left. `trails`: who is told of what is traced; None = nobody.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class Intake:
         has_join_leave: Callable[[str], bool],
         handlers: Mapping[str, Callable[[Signal], None]] = MappingProxyType({}),
         is_here: Callable[[str], bool] = lambda _client: False,
+        trails: Trails | None = None,
     ) -> None:
         self._node = node
         self._channels = channels
@@ -87,6 +93,7 @@ class Intake:
         self._has_join_leave = has_join_leave
         self._handlers = handlers
         self._is_here = is_here
+        self._trails = trails if trails is not None and trails.is_on else None
         self._joins_and_leaves = JoinsAndLeaves(hub)
         self._shards = shards
         self._heard = Heard()
@@ -100,17 +107,22 @@ class Intake:
         # and those that came after it.
         self.express = {"first": 0, "late": 0}
 
-    def take(self, bodies: Sequence[str]) -> None:
-        """Deliver the messages of one receive. Never raises for the content of a message."""
+    def take(self, bodies: Sequence[str], queued_at: Sequence[int] = ()) -> None:
+        """Deliver the messages of one receive. Never raises for the content of a message.
+
+        `queued_at`: when the queue had each of them, in ms; empty = not known.
+        """
         records: dict[str, list[Record]] = {}
         signals: list[Signal] = []
-        for body in bodies:
+        for index, body in enumerate(bodies):
             try:
                 envelope = parse(body, orjson.loads, self._channels, CANARY_CHANNEL, self._node)
             except MalformedEnvelope as error:
                 self.malformed += 1
                 _log.warning("message_malformed", reason=str(error), size=len(body))
                 continue
+            if self._trails is not None:
+                envelope = self._received(envelope, queued_at[index] if queued_at else 0)
             if envelope.broken:
                 _log.warning("envelope_entries_broken", entries=envelope.broken)
             if envelope.records or envelope.unwanted:
@@ -128,6 +140,21 @@ class Intake:
             if (channel := self._channels.get(name)) is not None:
                 channel.offer(some)
         self._deliver_signals(signals)
+
+    def _received(self, envelope: Envelope, queued_at: int) -> Envelope:
+        """`envelope`, whose traced records and signals say when they came."""
+
+        def dated(each: T) -> T:
+            if each.trail is None or self._trails is None:
+                return each
+            return replace(each, trail=self._trails.received(each.trail, queued_at))
+
+        return replace(
+            envelope,
+            records=tuple(map(dated, envelope.records)),
+            signals=tuple(map(dated, envelope.signals)),
+            express=tuple(map(dated, envelope.express)),
+        )
 
     def _came(self, envelope: Envelope) -> None:
         """Say what an envelope with records tells of the ways by which records come."""
@@ -147,12 +174,14 @@ class Intake:
 
         Its copy from the queue is dropped.
         """
-        outgoing = _Outgoing(self._hub, self._joins_and_leaves)
+        if self._trails is not None and signal.trail is not None:
+            signal = replace(signal, trail=self._trails.received(signal.trail))
+        outgoing = self._outgoing()
         self._deliver(signal, outgoing)
         outgoing.go()
 
     def _deliver_signals(self, signals: Sequence[Signal]) -> None:
-        outgoing = _Outgoing(self._hub, self._joins_and_leaves)
+        outgoing = self._outgoing()
         for signal in signals:
             if signal.node == self._node:
                 # A greeting: nothing else of this node is left.
@@ -161,6 +190,9 @@ class Intake:
             elif self._memory(signal).first_time(signal) and not self._is_refuted(signal):
                 self._deliver(signal, outgoing)
         outgoing.go()
+
+    def _outgoing(self) -> _Outgoing:
+        return _Outgoing(self._hub, self._joins_and_leaves, self._trails)
 
     def _is_refuted(self, signal: Signal) -> bool:
         """Whether `signal` is the leave of a client that is still here.
@@ -190,6 +222,7 @@ class Intake:
                 pass
             elif signal.kind == "pub":
                 outgoing.publish(signal.channel, _sent(signal.body))
+                outgoing.trace([signal.channel], signal.trail)
             elif signal.kind in ("join", "leave") and self._has_join_leave(signal.channel):
                 outgoing.tell(signal.channel, signal.kind, ClientInfo.from_wire(signal.body))
         except (MalformedPublication, Unencodable) as error:
@@ -203,6 +236,7 @@ class Intake:
             sent = _sent(stored)
             for channel in here:
                 outgoing.publish(channel, sent)
+            outgoing.trace(here, signal.trail)
 
 
 def _sent(stored: Json) -> Sent:
@@ -216,9 +250,12 @@ class _Outgoing:
     that follow each other. A write for each would take ten times as long.
     """
 
-    def __init__(self, hub: Hub, joins_and_leaves: JoinsAndLeaves) -> None:
+    def __init__(self, hub: Hub, joins_and_leaves: JoinsAndLeaves, trails: Trails | None) -> None:
         self._hub = hub
         self._joins_and_leaves = joins_and_leaves
+        self._trails = trails
+        # Of traced signals, with the channels that they are for.
+        self._traced: list[tuple[Sequence[str], Trail]] = []
         # By channel.
         self._published: dict[str, list[Sent]] = {}
         # Whether joins or leaves were added since the last time that they went out.
@@ -227,6 +264,11 @@ class _Outgoing:
     def publish(self, channel: str, one: Sent) -> None:
         self._tell_all()
         self._published.setdefault(channel, []).append(one)
+
+    def trace(self, channels: Sequence[str], trail: Trail | None) -> None:
+        """What was published last, in `channels`, came by `trail`; None = it is not traced."""
+        if trail is not None and self._trails is not None:
+            self._traced.append((channels, trail))
 
     def tell(self, channel: str, kind: str, info: ClientInfo) -> None:
         """Raises Unencodable, and then leaves the others as they are."""
@@ -248,3 +290,7 @@ class _Outgoing:
         for channel, publications in self._published.items():
             self._hub.publish(channel, publications)
         self._published.clear()
+        if self._traced and self._trails is not None:
+            for channels, trail in self._traced:
+                self._trails.delivered(channels, (trail,))
+            self._traced.clear()

@@ -41,6 +41,7 @@ from typing import Final
 from roomcast.delivery.gap_wait import GapWait
 from roomcast.wire.encoding import Unencodable, sent_of
 from roomcast.wire.publication import Publication, Record, StreamPosition
+from roomcast.wire.trace_context import Trail
 
 __all__ = [
     "EXPRESS_HELD_S",
@@ -66,11 +67,12 @@ _REFUTED_MAX: Final = 8
 class Next:
     """Publications that come next, ascending and without a hole.
 
-    `ts`: the time of their append in ms.
+    `ts`: the time of their append in ms. `trail`: how their record came, if it is traced.
     """
 
     publications: tuple[Publication, ...]
     ts: int
+    trail: Trail | None = None
 
 
 def weight(record: Record) -> int:
@@ -226,7 +228,7 @@ class Resequencer:
         assert publications[0].offset == self.top + 1, "I3: offsets are those of the key"
         self.top = record.last
         self._known = max(self._known, self.top)
-        return Next(publications, record.ts)
+        return Next(publications, record.ts, record.trail)
 
     def _pass_held(self, passed: list[Next]) -> None:
         while self._held:

@@ -44,6 +44,7 @@ from roomcast.delivery.publisher import Publisher
 from roomcast.delivery.queue_state import QueueState
 from roomcast.delivery.shard_keeper import ShardBook, ShardKeeper
 from roomcast.delivery.signal_bus import NodeBus, SignalBus, SignalListeners
+from roomcast.delivery.trails import Trails
 from roomcast.fleet.badges import badge_of_node
 from roomcast.fleet.emulation import Emulation, Sessions
 from roomcast.fleet.emulation_signals import EMULATION_KINDS
@@ -64,6 +65,8 @@ from roomcast.node.health import Health, IsolationHealth, KeysHealth, LeaseHealt
 from roomcast.node.node import Background, Node
 from roomcast.node.own_lease import OwnNumbers
 from roomcast.observe.counters import ClientCounters
+from roomcast.observe.ports import Tracer
+from roomcast.observe.spans import NO_TRACER
 from roomcast.ports import Clock, NewId
 from roomcast.presence.book import PresenceBook
 from roomcast.presence.ports import Presence
@@ -122,6 +125,7 @@ class Core:
     ports: Ports
     node_id: str
     hooks: Hooks
+    tracer: Tracer
     connections: set[Connection]
     ears: CanaryEars
     shards: ShardBook
@@ -190,10 +194,17 @@ class Assembly:
         await self.node.services.presence.finish()
 
 
-def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO_HOOKS) -> Core:
+def build_core(
+    config: Config,
+    ports: Ports,
+    *,
+    node_id: str,
+    hooks: Hooks = _NO_HOOKS,
+    tracer: Tracer = NO_TRACER,
+) -> Core:
     """Build the first half of a node. Nothing is started and no port is called.
 
-    `hooks`: the application's hooks.
+    `hooks`: the application's hooks. `tracer`: what records spans of publications.
     """
     client, rules, generation = config.client, config.channel, config.aws.log_generation
     clock, new_id, random = ports.clock, ports.new_id, ports.random
@@ -210,6 +221,7 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
     log = ChannelLog(table, clock, new_id, random, node=node_id, generation=generation)
     # ---- delivery
     hub = Hub(rules.batching)
+    trails = Trails(tracer, clock, hub.count)
     dispatcher = Dispatcher(
         log,
         hub,
@@ -218,6 +230,7 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         Timings(gap_wait, config.node.tail_check_s),
         recovery_publications_max=client.recovery_max_publication_limit,
         shards=shards,
+        trails=trails,
     )
     catch_up = CatchUp(dispatcher.tails, dispatcher.check_tail, clock, random)
     allowance = Allowance(config.aws.sns_quota * config.aws.sns_signals_share)
@@ -238,6 +251,7 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         generation=generation,
         random=random,
         appended=express.offer,
+        tracer=tracer,
     )
     # ---- signals
     broadcaster = Broadcaster(ports.topic, clock, allowance)
@@ -252,6 +266,7 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         rules.has_join_leave,
         listeners,
         roster.has,
+        trails,
     )
     bus = NodeBus(broadcaster, intake)
     announcements = Announcements(bus, dispatcher, rules, new_id, node=node_id)
@@ -281,6 +296,7 @@ def build_core(config: Config, ports: Ports, *, node_id: str, hooks: Hooks = _NO
         ports,
         node_id,
         hooks,
+        tracer,
         connections,
         ears,
         shards,
@@ -432,7 +448,7 @@ def _services(core: Core, verifier: Verifier, hook_calls: HookCalls) -> Services
         badge=badge_of_node(core.node_id),
         log=core.log,
         appender=core.appender,
-        publisher=Publisher(ports.new_id, core.bus.send, node=core.node_id),
+        publisher=Publisher(ports.new_id, core.bus.send, node=core.node_id, tracer=core.tracer),
         dispatcher=core.dispatcher,
         presence=core.presence,
         roster=core.roster,

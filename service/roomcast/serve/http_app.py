@@ -36,10 +36,12 @@ def build_app(
     node: Node,
     *,
     metrics: Callable[[], bytes],
+    openmetrics: Callable[[], bytes] | None = None,
     demo_urls: Sequence[str] | None,
     shared_port: int | None = None,
 ) -> web.Application:
-    """The application that serves `node`. `metrics`: returns the text for Prometheus.
+    """The application that serves `node`. `metrics`: returns the text for Prometheus;
+    `openmetrics`: the same with exemplars.
 
     `demo_urls`: base URLs of all instances of a development set-up; None = production, without the
     demo page.
@@ -75,7 +77,7 @@ def build_app(
         make_writer=make_writer,
     ).add_routes(app)
     add_health_routes(app)
-    add_metrics_route(app, metrics, shared_port=shared_port)
+    add_metrics_route(app, metrics, openmetrics=openmetrics, shared_port=shared_port)
     Api(
         key=config.http_api.key,
         insecure=client.insecure,

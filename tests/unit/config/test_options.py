@@ -18,6 +18,7 @@ from roomcast.config import (
     NodeConfig,
     Option,
     TokenConfig,
+    TracingConfig,
     WebSocketConfig,
     dev_config,
     effective_toml,
@@ -161,6 +162,7 @@ def test_every_field_is_an_option() -> None:
         "hooks": HooksConfig,
         "aws": AwsConfig,
         "node": NodeConfig,
+        "tracing": TracingConfig,
     }
     expected = {
         f"{section}.{VALUED.get(each.name, each.name)}"
@@ -176,6 +178,7 @@ def test_every_field_is_an_option() -> None:
         "hooks",
         "aws",
         "node",
+        "tracing",
     }
 
 
