@@ -120,7 +120,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml | python
 $(VENV)/.everything: setup.cfg pyproject.toml tox.ini | python
 	@echo 'Installing roomcast and what its tests and tools need into $(VENV) …'
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,test]' $(PINS)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,test,otel]' $(PINS)
 	@touch $@ $(VENV)/.installed
 
 $(TOX_VENV)/.installed: Makefile | python

@@ -90,7 +90,8 @@ class _Queue:
         self.deletes += 1
         await asyncio.sleep(CALL_S)
 
-    def take(self, bodies: Sequence[str]) -> None:
+    def take(self, bodies: Sequence[str], queued_at: Sequence[int] = ()) -> None:
+        assert len(queued_at) == len(bodies)
         now_s = asyncio.get_running_loop().time()
         self.delays_s += [now_s - self._sent_s.pop(body) for body in bodies]
 

@@ -1,4 +1,6 @@
-"""What a test may need that pip does not install: a browser, Node.js with packages, Terraform."""
+"""What a test may need that is not everywhere: a browser, Node.js with packages, Terraform, and the
+extra `otel`.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,7 @@ __all__ = [
     "Missing",
     "find_browser",
     "find_node",
+    "find_opentelemetry",
     "find_terraform",
     "obtain",
     "required",
@@ -26,7 +29,7 @@ __all__ = [
 JS_DIRECTORY: Final = Path(__file__).parent / "acceptance" / "js"
 CDK_DIRECTORY: Final = Path(__file__).parents[1] / "deploy" / "cdk"
 # The names that ROOMCAST_REQUIRE may list.
-KNOWN: Final = frozenset({"browser", "node", "terraform"})
+KNOWN: Final = frozenset({"browser", "node", "otel", "terraform"})
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -73,6 +76,17 @@ def find_terraform(environ: Mapping[str, str] = os.environ) -> str:
     return path
 
 
+def find_opentelemetry() -> str:
+    """Where OpenTelemetry's SDK and its exporter are installed. Raises Missing."""
+    try:
+        import opentelemetry.exporter.otlp.proto.http as exporter
+        import opentelemetry.sdk.trace as sdk
+    except ImportError as error:
+        raise Missing(f"the extra otel is not installed (make dev): {error}") from error
+    assert exporter.__file__
+    return str(sdk.__file__)
+
+
 def required(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
     """What ROOMCAST_REQUIRE lists, with commas. Raises ValueError for a name that means nothing."""
     names = frozenset(
@@ -86,13 +100,21 @@ def required(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
     return names
 
 
-def obtain(name: str, find: Callable[[], str], environ: Mapping[str, str] = os.environ) -> str:
+def obtain(
+    name: str,
+    find: Callable[[], str],
+    environ: Mapping[str, str] = os.environ,
+    *,
+    module: bool = False,
+) -> str:
     """What `find` finds. Without it, skips the running test;
     fails it when ROOMCAST_REQUIRE lists `name`.
+
+    `module`: a whole file of tests needs it, and is being imported.
     """
     try:
         return find()
     except Missing as missing:
         if name in required(environ):
             pytest.fail(f"ROOMCAST_REQUIRE demands {name}: {missing}", pytrace=False)
-        pytest.skip(f"needs {name}: {missing}")
+        pytest.skip(f"needs {name}: {missing}", allow_module_level=module)

@@ -133,8 +133,8 @@ ROOMS: Final[Mapping[str, Room]] = {
     "ec2": _room("the life cycle of an Auto Scaling group; optional", "backoff ports", "structlog"),
     "ecs": _room("which task of ECS this is; optional", "", "structlog"),
     "observe": _room(
-        "what a node tells of itself: logs, counters, CloudWatch",
-        "ports rates wire",
+        "what a node tells of itself: logs, counters, CloudWatch, traces",
+        "ports rates wire __version__",
         "orjson structlog",
     ),
     "config": _room("what may be set, and where it is read from", "observe wire"),
@@ -197,6 +197,8 @@ MODULES: Final[Mapping[str, Room]] = {
     "node.prometheus": _room("", "", "prometheus_client"),
     # What a certificate says, and whether its key fits.
     "serve.certificates": _room("", "", "cryptography"),
+    # The extra `otel`. Only serve.plan imports it, when it is wanted.
+    "observe.otel": _room("", "", "opentelemetry"),
     # Where the machine's identity stands.
     "serve.aws_ports": _room("", environment=True),
     "reaper.over_aws": _room("", "aws"),

@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -1072,10 +1073,11 @@ def all_is_well(stack: Stack, environ: Mapping[str, str]) -> None:
         timeout=COMMAND_S,
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    lines = done.stdout.splitlines()
-    assert len(lines) == 10
-    assert all(line.startswith("ok ") for line in lines[:-1]), done.stdout
-    assert lines[-1].startswith("note "), done.stdout
+    # What follows a check and tells what to do is indented.
+    outcomes = [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")]
+    # An instance may not read all of its set-up, which doctor says in one line.
+    assert Counter(outcomes) == {"ok": 12, "skipped": 1, "note": 2}, done.stdout
+    assert outcomes[-1] == "note", done.stdout
     assert "2 live nodes" in done.stdout
 
 

@@ -6,6 +6,8 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
+from configparser import ConfigParser
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -56,11 +58,11 @@ def requirements(distribution: metadata.Distribution, extra: str | None) -> set[
     return names
 
 
-def libraries(directory: str, *, without: str = "-") -> set[str]:
+def libraries(directory: str, *, without: Sequence[str] = ()) -> set[str]:
     """Top-level names of the libraries that the modules under `directory` import."""
     names: set[str] = set()
     for path in (ROOT / directory).rglob("*.py"):
-        if path.is_relative_to(ROOT / without):
+        if any(path.is_relative_to(ROOT / each) for each in without):
             continue
         for part in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(part, ast.Import):
@@ -77,13 +79,20 @@ def test_version_is_the_package_s(distribution: metadata.Distribution) -> None:
 
 def test_every_library_is_declared(distribution: metadata.Distribution) -> None:
     declared = requirements(distribution, None)
-    used = {
-        BROUGHT_BY.get(name, name) for name in libraries("service", without="service/roomcast/dev")
-    }
+    others = ("service/roomcast/dev", "service/roomcast/observe/otel.py")
+    used = {BROUGHT_BY.get(name, name) for name in libraries("service", without=others)}
     assert used - OPTIONAL <= declared
     assert used >= OPTIONAL
     dev = {BROUGHT_BY.get(name, name) for name in libraries("service/roomcast/dev")}
     assert dev <= declared | requirements(distribution, "dev")
+
+
+def test_traces_are_an_extra() -> None:
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    extras = config["options.extras_require"]
+    assert "opentelemetry" in extras["otel"]
+    assert "opentelemetry" not in config["options"]["install_requires"] + extras["dev"]
 
 
 def test_command_is_the_command_line(distribution: metadata.Distribution) -> None:

@@ -52,7 +52,7 @@ def test_make_installs_the_versions_of_tox() -> None:
         timeout=50,
         check=True,
     ).stdout
-    [install] = re.findall(r"--editable '\.\[dev,test\]' (.*)", listed)
+    [install] = re.findall(r"--editable '\.\[dev,test,otel\]' (.*)", listed)
     assert install.split() == [pinned("lint"), pinned("types")]
 
 

@@ -27,6 +27,8 @@ from roomcast.hooks.calls import Hooks
 from roomcast.log.channel_log import ChannelLog
 from roomcast.log.item import LogItem
 from roomcast.node.assembly import Assembly, Ports, assemble, build_core
+from roomcast.observe.ports import Tracer
+from roomcast.observe.spans import NO_TRACER
 from roomcast.testing.memory import (
     ManualClock,
     MemoryChannelTable,
@@ -418,9 +420,11 @@ class Fleet:
         *,
         jwks: JwksKeys | None = None,
         hooks: Hooks | None = None,
+        tracer: Tracer = NO_TRACER,
         **changes: Any,
     ) -> LocalNode:
-        return local_node(self.world, self.clock, name, config(**changes), jwks, hooks)
+        configured = config(**changes)
+        return local_node(self.world, self.clock, name, configured, jwks, hooks, tracer)
 
     def stream_to_topic(self) -> None:
         """From now on, whatever is appended is broadcast: the stream,
@@ -472,6 +476,7 @@ def local_node(
     configured: Config,
     jwks: JwksKeys | None = None,
     hooks: Hooks | None = None,
+    tracer: Tracer = NO_TRACER,
     **ports: Any,
 ) -> LocalNode:
     """`ports`: those that are not memory's."""
@@ -486,7 +491,13 @@ def local_node(
         new_id=ids(name),
         random=no_jitter,
     )
-    core = build_core(configured, replace(memory, **ports), node_id=name, hooks=hooks or Hooks())
+    core = build_core(
+        configured,
+        replace(memory, **ports),
+        node_id=name,
+        hooks=hooks or Hooks(),
+        tracer=tracer,
+    )
     # It has counted the nodes, and is alone.
     core.allowance.share(1)
     assembly = assemble(

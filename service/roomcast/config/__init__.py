@@ -26,6 +26,7 @@ from roomcast.config.options import (
     ServerConfig,
     TlsConfig,
     TokenConfig,
+    TracingConfig,
     WebSocketConfig,
     dev_config,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "ServerConfig",
     "TlsConfig",
     "TokenConfig",
+    "TracingConfig",
     "WebSocketConfig",
     "config_path",
     "dev_config",

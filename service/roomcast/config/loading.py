@@ -224,4 +224,5 @@ def _built(base: Config, values: _Values) -> Config:
         aws=replace(base.aws, **values.of("aws")),
         node=replace(base.node, **values.of("node")),
         log=replace(base.log, **values.of("log")),
+        tracing=replace(base.tracing, **values.of("tracing")),
     )

@@ -36,6 +36,7 @@ __all__ = [
     "ServerConfig",
     "TlsConfig",
     "TokenConfig",
+    "TracingConfig",
     "WebSocketConfig",
     "dev_config",
 ]
@@ -668,6 +669,28 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TracingConfig:
+    """[tracing]: spans for OpenTelemetry. Where they go stands in the variables OTEL_…."""
+
+    enabled: bool = declare(
+        False,
+        "Traces publications from their command to their pushes, and exports the spans over OTLP "
+        "(HTTP). Needs `pip install 'roomcast[otel]'`. See [traces.md](traces.md).",
+    )
+    sample_ratio: float = declare(
+        0.01,
+        "The part of publications that is traced, unless the caller of the server API decides by "
+        "its `traceparent` header.",
+        within=(0, 1),
+    )
+    channel_names: bool = declare(
+        False,
+        "Puts channels' names into spans. They may hold the ids of people, and whoever reads the "
+        "traces sees them.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration.
 
@@ -684,6 +707,7 @@ class Config:
     aws: AwsConfig = field(default_factory=AwsConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    tracing: TracingConfig = field(default_factory=TracingConfig)
 
 
 # Every option that both the file and the environment can set, in the order of the documentation.
@@ -701,6 +725,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     *declared("aws", AwsConfig),
     *declared("node", NodeConfig),
     *declared("log", LogConfig),
+    *declared("tracing", TracingConfig),
 )
 BY_KEY: Final = {option.key: option for option in OPTIONS}
 BY_VARIABLE: Final = {option.variable: option for option in OPTIONS}

@@ -32,6 +32,7 @@ def effective(config: Config) -> dict[str, Any]:
         "aws": config.aws,
         "node": config.node,
         "log": config.log,
+        "tracing": config.tracing,
     }
     document: dict[str, Any] = {}
     for option in OPTIONS:
@@ -82,6 +83,7 @@ def effective_toml(config: Config) -> str:
     put("[aws]", document["aws"])
     put("[node]", document["node"])
     put("[log]", document["log"])
+    put("[tracing]", document["tracing"])
     return "\n".join(lines[:-1]) + "\n"
 
 

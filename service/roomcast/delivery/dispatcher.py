@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 from roomcast.delivery.hub import Hub, Subscriber
@@ -25,10 +26,12 @@ from roomcast.delivery.join_reads import (
 from roomcast.delivery.open_channel import OpenChannel, Shared, Tasks, Timings
 from roomcast.delivery.recovery import Rings, Window
 from roomcast.delivery.tail_checks import TailChecks
+from roomcast.delivery.trails import Trails
 from roomcast.delivery.way import Way
 from roomcast.log.channel_log import ChannelLog, record_of
 from roomcast.log.item import LogItem
 from roomcast.observe.counters import DeliveryCounters
+from roomcast.observe.spans import NO_TRACER
 from roomcast.ports import Clock
 from roomcast.wire.publication import StreamPosition
 
@@ -64,8 +67,11 @@ class Dispatcher:
         *,
         recovery_publications_max: int,
         shards: ChannelShards,
+        trails: Trails | None = None,
     ) -> None:
+        """`trails`: who is told of what is traced; None = nobody."""
         self._hub = hub
+        self._trails = trails if trails is not None else Trails(NO_TRACER, clock, hub.count)
         self._channel_shards = shards
         # For those that join without a read.
         self._no_places = asyncio.Semaphore(0)
@@ -92,6 +98,7 @@ class Dispatcher:
             self._tasks,
             self.counters,
             self.way,
+            self._trails,
         )
 
     @property
@@ -124,6 +131,8 @@ class Dispatcher:
         if channel is None or channel.has(item.epoch, item.last):
             return
         if (record := record_of(item)) is not None:
+            if item.trace is not None and self._trails.is_on:
+                record = replace(record, trail=self._trails.met(item.trace))
             channel.offer((record,), is_local=True)
 
     def hide(self, name: str, offset: int) -> None:

@@ -17,6 +17,9 @@ the stream brings. `node` is the writer:
 Where the stream Lambda publishes to topic shards, its envelopes also have "shards", their number,
 and, unless it is the base topic's, "shard", the one whose topic the envelope was published to.
 
+A record or signal that is traced also has "trace", the `traceparent` of the span that sent it.
+Readers of releases before traces pass over it, and what such a Lambda sends has none.
+
 A record without `pubs` is a pointer: its publications must be read from the log. A reader that does
 not know `v` takes every record for a pointer, and drops the signals and the express hints. One of a
 release before express hints passes over their envelopes: it finds neither records nor signals in
@@ -36,6 +39,14 @@ from roomcast.frozen import frozen
 from roomcast.log.item import ITEM_BYTES_MAX, OFFSET_MAX, LogItem
 from roomcast.wire.publication import TIME_MAX, Json, MalformedPublication, Publication, Record
 from roomcast.wire.shapes import DEPTH_MAX, is_deeper
+from roomcast.wire.trace_context import (
+    BY_EXPRESS,
+    BY_SIGNAL,
+    BY_STREAM,
+    TraceContext,
+    Trail,
+    parse_traceparent,
+)
 
 __all__ = [
     "ENVELOPE_BYTES_MAX",
@@ -91,7 +102,7 @@ class Signal:
 
     `id` is unique for its `node`. `body` depends on `kind` (service/roomcast/delivery/signals.py).
     `text`: the JSON of `body` by a strict encoder, where there is one already; None = there is
-    none.
+    none. `trail`: how it came, if it is traced; None = it is not.
     """
 
     kind: str
@@ -100,6 +111,7 @@ class Signal:
     channel: str
     body: Json
     text: str | None = field(default=None, compare=False, repr=False)
+    trail: Trail | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +168,10 @@ def record_text(item: LogItem, pubs: str | None) -> str:
         f'{{"channel":{_written(item.channel)},"epoch":{_written(item.epoch)},'
         f'"offset":{item.offset},"last":{item.last},"ts":{item.ts}'
     )
-    return head + "}" if pubs is None else f'{head},"pubs":{pubs}}}'
+    if pubs is None:
+        # What is read from the log is not traced.
+        return head + "}"
+    return f'{head}{_traced(item.trace)},"pubs":{pubs}}}'
 
 
 def express_text(item: LogItem) -> str:
@@ -178,8 +193,13 @@ def signal_text(signal: Signal) -> str:
         tail = f'"body":{_for_sqs(signal.text)}}}'
     return (
         f'{{"kind":{_written(signal.kind)},"id":{_written(signal.id)},'
-        f'"node":{_written(signal.node)},"channel":{_written(signal.channel)},{tail}'
+        f'"node":{_written(signal.node)},"channel":{_written(signal.channel)}'
+        f"{_traced(signal.trail.context if signal.trail is not None else None)},{tail}"
     )
+
+
+def _traced(trace: TraceContext | None) -> str:
+    return "" if trace is None else f',"trace":"{trace.traceparent()}"'
 
 
 def pack(
@@ -253,6 +273,8 @@ def parse(
     if not isinstance(envelope, dict) or not isinstance(envelope.get("v"), int):
         raise MalformedEnvelope("not an envelope")
     known = envelope["v"] == ENVELOPE_VERSION
+    at = envelope.get("at", 0)
+    at = at if _is_whole(at, 0, TIME_MAX) else 0
     broken = unwanted = 0
     records: list[Record] = []
     for entry in _entries(envelope, "records"):
@@ -260,7 +282,7 @@ def parse(
             if readers is not None and not _is_wanted(entry, readers, always):
                 unwanted += 1
             else:
-                records.append(_record(entry, known))
+                records.append(_record(entry, known, at))
         except (MalformedPublication, MalformedEnvelope):
             broken += 1
     signals: list[Signal] = []
@@ -279,11 +301,9 @@ def parse(
                 if readers is not None and not _is_wanted(entry, readers, ""):
                     late += 1
                 else:
-                    express.append(_record(entry, known, express=True))
+                    express.append(_record(entry, known, at, express=True))
         except (MalformedPublication, MalformedEnvelope):
             broken += 1
-    at = envelope.get("at", 0)
-    at = at if _is_whole(at, 0, TIME_MAX) else 0
     shards, shard = envelope.get("shards", 1), envelope.get("shard")
     shards = shards if _is_whole(shards, 1, SHARDS_MAX) else 1
     shard = shard if _is_whole(shard, 0, shards - 1) else None
@@ -317,7 +337,7 @@ def _is_followed(entry: Any, readers: Mapping[str, Follower]) -> bool:
         raise MalformedEnvelope("an express hint without channel") from error
 
 
-def _record(entry: Any, known: bool, *, express: bool = False) -> Record:
+def _record(entry: Any, known: bool, at: int, *, express: bool = False) -> Record:
     if not isinstance(entry, dict):
         raise MalformedEnvelope("a record is not an object")
     channel, epoch = entry.get("channel"), entry.get("epoch")
@@ -331,7 +351,15 @@ def _record(entry: Any, known: bool, *, express: bool = False) -> Record:
     pubs = entry.get("pubs") if known else None
     if express and pubs is None:
         raise MalformedEnvelope("an express hint without publications")
-    return Record.from_stored(channel, epoch, offset, last, ts, pubs, express=express)
+    trail = None
+    if "trace" in entry and (trace := _trace(entry)) is not None:
+        trail = Trail(trace, BY_EXPRESS if express else BY_STREAM, appended_at=ts, lambda_at=at)
+    return Record.from_stored(channel, epoch, offset, last, ts, pubs, express=express, trail=trail)
+
+
+def _trace(entry: dict[str, Any]) -> TraceContext | None:
+    trace = parse_traceparent(entry["trace"])
+    return trace if trace is not None and trace.sampled else None
 
 
 def _came_round(entry: Any, own: str) -> bool:
@@ -347,7 +375,10 @@ def _signal(entry: Any) -> Signal:
         raise MalformedEnvelope("a signal without kind or id")
     if not (_is_text(node, _NAME_CHARS_MAX) and _is_text(channel, _NAME_CHARS_MAX)):
         raise MalformedEnvelope("a signal without node or channel")
-    return Signal(kind, signal_id, node, channel, entry.get("body"))
+    trail = None
+    if "trace" in entry and (trace := _trace(entry)) is not None:
+        trail = Trail(trace, BY_SIGNAL)
+    return Signal(kind, signal_id, node, channel, entry.get("body"), trail=trail)
 
 
 def _is_text(found: Any, chars_max: int) -> TypeGuard[str]:

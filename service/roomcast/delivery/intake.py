@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import orjson
 import structlog
@@ -15,11 +16,15 @@ from roomcast.delivery.envelope import Envelope, Follower, MalformedEnvelope, Si
 from roomcast.delivery.hub import Hub
 from roomcast.delivery.joins_and_leaves import JoinsAndLeaves
 from roomcast.delivery.signals import BROADCAST_KIND, Heard, broadcast_of
+from roomcast.delivery.trails import Trails
 from roomcast.delivery.way import Way
 from roomcast.wire.encoding import Sent, Unencodable, sent_of
 from roomcast.wire.publication import ClientInfo, Json, MalformedPublication, Publication, Record
+from roomcast.wire.trace_context import Trail
 
 __all__ = ["Intake", "QueueEars", "RecordTaker", "ShardEars"]
+
+T = TypeVar("T", Record, Signal)
 
 _log = structlog.get_logger(__name__)
 
@@ -69,7 +74,8 @@ class Intake:
     `is_here` says whether a client is connected to this node: others may have taken this node for
     dead, and signal that its clients left.
 
-    `way` is told how long the records took to get here.
+    `way` is told how long the records took to get here, and `trails` of what is traced; None =
+    nobody is.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class Intake:
         is_here: Callable[[str], bool] = lambda _client: False,
         *,
         way: Way,
+        trails: Trails | None = None,
     ) -> None:
         self._node = node
         self._channels = channels
@@ -93,6 +100,7 @@ class Intake:
         self._handlers = handlers
         self._is_here = is_here
         self._way = way
+        self._trails = trails if trails is not None and trails.is_on else None
         self._joins_and_leaves = JoinsAndLeaves(hub)
         self._shards = shards
         self._heard = Heard()
@@ -106,21 +114,26 @@ class Intake:
         # and those that came after it.
         self.express = {"first": 0, "late": 0}
 
-    def take(self, bodies: Sequence[str]) -> None:
-        """Deliver the messages of one receive. Never raises for the content of a message."""
-        with self._way.handing_over():
-            self._take(bodies)
+    def take(self, bodies: Sequence[str], queued_at: Sequence[int] = ()) -> None:
+        """Deliver the messages of one receive. Never raises for the content of a message.
 
-    def _take(self, bodies: Sequence[str]) -> None:
+        `queued_at`: when the queue had each of them, in ms; empty = not known.
+        """
+        with self._way.handing_over():
+            self._take(bodies, queued_at)
+
+    def _take(self, bodies: Sequence[str], queued_at: Sequence[int]) -> None:
         records: dict[str, list[Record]] = {}
         signals: list[Signal] = []
-        for body in bodies:
+        for index, body in enumerate(bodies):
             try:
                 envelope = parse(body, orjson.loads, self._channels, CANARY_CHANNEL, self._node)
             except MalformedEnvelope as error:
                 self.malformed += 1
                 _log.warning("message_malformed", reason=str(error), size=len(body))
                 continue
+            if self._trails is not None:
+                envelope = self._received(envelope, queued_at[index] if queued_at else 0)
             if envelope.broken:
                 _log.warning("envelope_entries_broken", entries=envelope.broken)
             if envelope.records or envelope.unwanted:
@@ -140,6 +153,21 @@ class Intake:
                 channel.offer(some)
         self._deliver_signals(signals)
 
+    def _received(self, envelope: Envelope, queued_at: int) -> Envelope:
+        """`envelope`, whose traced records and signals say when they came."""
+
+        def dated(each: T) -> T:
+            if each.trail is None or self._trails is None:
+                return each
+            return replace(each, trail=self._trails.received(each.trail, queued_at))
+
+        return replace(
+            envelope,
+            records=tuple(map(dated, envelope.records)),
+            signals=tuple(map(dated, envelope.signals)),
+            express=tuple(map(dated, envelope.express)),
+        )
+
     def _came(self, envelope: Envelope) -> None:
         """Say what an envelope with records tells of the ways by which records come."""
         canaries = [record for record in envelope.records if record.channel == CANARY_CHANNEL]
@@ -158,12 +186,14 @@ class Intake:
 
         Its copy from the queue is dropped.
         """
-        outgoing = _Outgoing(self._hub, self._joins_and_leaves)
+        if self._trails is not None and signal.trail is not None:
+            signal = replace(signal, trail=self._trails.received(signal.trail))
+        outgoing = self._outgoing()
         self._deliver(signal, outgoing)
         outgoing.go()
 
     def _deliver_signals(self, signals: Sequence[Signal]) -> None:
-        outgoing = _Outgoing(self._hub, self._joins_and_leaves)
+        outgoing = self._outgoing()
         for signal in signals:
             if signal.node == self._node:
                 # A greeting: nothing else of this node is left.
@@ -172,6 +202,9 @@ class Intake:
             elif self._memory(signal).first_time(signal) and not self._is_refuted(signal):
                 self._deliver(signal, outgoing)
         outgoing.go()
+
+    def _outgoing(self) -> _Outgoing:
+        return _Outgoing(self._hub, self._joins_and_leaves, self._trails)
 
     def _is_refuted(self, signal: Signal) -> bool:
         """Whether `signal` is the leave of a client that is still here.
@@ -201,6 +234,7 @@ class Intake:
                 pass
             elif signal.kind == "pub":
                 outgoing.publish(signal.channel, _sent(signal.body))
+                outgoing.trace([signal.channel], signal.trail)
             elif signal.kind in ("join", "leave") and self._has_join_leave(signal.channel):
                 outgoing.tell(signal.channel, signal.kind, ClientInfo.from_wire(signal.body))
         except (MalformedPublication, Unencodable) as error:
@@ -214,6 +248,7 @@ class Intake:
             sent = _sent(stored)
             for channel in here:
                 outgoing.publish(channel, sent)
+            outgoing.trace(here, signal.trail)
 
 
 def _sent(stored: Json) -> Sent:
@@ -227,9 +262,12 @@ class _Outgoing:
     that follow each other. A write for each would take ten times as long.
     """
 
-    def __init__(self, hub: Hub, joins_and_leaves: JoinsAndLeaves) -> None:
+    def __init__(self, hub: Hub, joins_and_leaves: JoinsAndLeaves, trails: Trails | None) -> None:
         self._hub = hub
         self._joins_and_leaves = joins_and_leaves
+        self._trails = trails
+        # Of traced signals, with the channels that they are for.
+        self._traced: list[tuple[Sequence[str], Trail]] = []
         # By channel.
         self._published: dict[str, list[Sent]] = {}
         # Whether joins or leaves were added since the last time that they went out.
@@ -238,6 +276,11 @@ class _Outgoing:
     def publish(self, channel: str, one: Sent) -> None:
         self._tell_all()
         self._published.setdefault(channel, []).append(one)
+
+    def trace(self, channels: Sequence[str], trail: Trail | None) -> None:
+        """What was published last, in `channels`, came by `trail`; None = it is not traced."""
+        if trail is not None and self._trails is not None:
+            self._traced.append((channels, trail))
 
     def tell(self, channel: str, kind: str, info: ClientInfo) -> None:
         """Raises Unencodable, and then leaves the others as they are."""
@@ -259,3 +302,7 @@ class _Outgoing:
         for channel, publications in self._published.items():
             self._hub.publish(channel, publications)
         self._published.clear()
+        if self._traced and self._trails is not None:
+            for channels, trail in self._traced:
+                self._trails.delivered(channels, (trail,))
+            self._traced.clear()

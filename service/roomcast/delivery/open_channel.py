@@ -28,12 +28,14 @@ from roomcast.delivery.gap_wait import GapWait
 from roomcast.delivery.recovery import Ring, Rings, Trim, Window
 from roomcast.delivery.resequencer import Next, Resequencer, weight
 from roomcast.delivery.tail_checks import TailChecks
+from roomcast.delivery.trails import Trails
 from roomcast.delivery.way import Way
 from roomcast.log.channel_log import ChannelLog, Resolved, record_of
 from roomcast.observe.counters import DeliveryCounters
 from roomcast.ports import Clock, PortError
 from roomcast.wire.encoding import Sent, Unencodable, sent_of
 from roomcast.wire.publication import Publication, Record
+from roomcast.wire.trace_context import Trail
 
 __all__ = [
     "GAP_PUBLICATIONS_MAX",
@@ -140,6 +142,7 @@ class Shared:
     tasks: Tasks
     counters: DeliveryCounters
     way: Way
+    trails: Trails
     join_reads: FairPlaces = field(
         default_factory=lambda: FairPlaces(JOIN_READS_AT_ONCE, JOIN_READS_A_TURN)
     )
@@ -156,6 +159,7 @@ class OpenChannel:
         "_reading",
         "_shared",
         "_timer",
+        "_trails",
         "_waiting",
         "_waiting_bytes",
         "_waiting_dropped",
@@ -178,6 +182,8 @@ class OpenChannel:
         self._waiting: list[Record] = []
         self._waiting_bytes = 0
         self._waiting_dropped = False
+        # Of traced records that passed and are not published yet.
+        self._trails: tuple[Trail, ...] = ()
         # The read of the log that is under way, or the timer for the next one.
         self._reading: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -221,6 +227,8 @@ class OpenChannel:
             sent += self._passed(order.offer(record, now_s), is_local)
         if sent:
             self._shared.outlet.publish(self.name, sent)
+            if self._trails:
+                self._tell_trails()
         self._read_what_is_missing()
 
     def open_at(self, resolved: Resolved, read_at_s: float) -> None:
@@ -253,7 +261,14 @@ class OpenChannel:
         sent = [_encoded(each, run.ts) for run in passed for each in run.publications]
         if sent:
             self._shared.rings.append(self.ring, sent)
+        if self._shared.trails.is_on:
+            self._trails += tuple(run.trail for run in passed if run.trail is not None)
         return sent
+
+    def _tell_trails(self) -> None:
+        """What passed has gone to the subscribers: tell of the traced records in it."""
+        trails, self._trails = self._trails, ()
+        self._shared.trails.delivered((self.name,), trails)
 
     # ---- the end
 
@@ -372,6 +387,8 @@ class OpenChannel:
             self._shared.counters.gap_publications += len(sent)
             _log.info("gap_filled", channel=self.name, after=after, publications=len(sent))
             self._shared.outlet.publish(self.name, sent)
+            if self._trails:
+                self._tell_trails()
         if not whole and self.order.top <= _end(records, after):
             self.lose("the log has a hole")
             return

@@ -34,8 +34,11 @@ _log = structlog.get_logger(__name__)
 class MessageTaker(Protocol):
     """The receiver of messages."""
 
-    def take(self, bodies: Sequence[str]) -> None:
-        """Handle the bodies of one receive, TAKE_CHARS at a time. Must not raise."""
+    def take(self, bodies: Sequence[str], queued_at: Sequence[int] = ()) -> None:
+        """Handle the bodies of one receive, TAKE_CHARS at a time. Must not raise.
+
+        `queued_at`: when the queue had each of them (ms since 1970); empty = not known.
+        """
 
 
 class QueueOwner(Protocol):
@@ -168,7 +171,10 @@ class Poller:
             if number:
                 # Clients have their turn. A full receive brings up to 2.5 MB to decode.
                 await asyncio.sleep(0)
-            self._intake.take([message.body for message in portion])
+            self._intake.take(
+                [message.body for message in portion],
+                [message.sent_at_ms for message in portion],
+            )
             self._deleter.add([message.receipt for message in portion])
 
     def _note_lag(self, messages: Sequence[Message]) -> None:

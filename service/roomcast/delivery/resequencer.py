@@ -41,6 +41,7 @@ from typing import Final
 from roomcast.delivery.gap_wait import GapWait
 from roomcast.wire.encoding import Unencodable, sent_of
 from roomcast.wire.publication import Publication, Record, StreamPosition
+from roomcast.wire.trace_context import Trail
 
 __all__ = [
     "EXPRESS_HELD_S",
@@ -66,12 +67,14 @@ _REFUTED_MAX: Final = 8
 class Next:
     """Publications that come next, ascending and without a hole.
 
-    `ts`: the time of their append in ms. `held_s`: how long they were held.
+    `ts`: the time of their append in ms. `held_s`: how long they were held. `trail`: how their
+    record came, if it is traced.
     """
 
     publications: tuple[Publication, ...]
     ts: int
     held_s: float = 0.0
+    trail: Trail | None = None
 
 
 def weight(record: Record) -> int:
@@ -227,7 +230,7 @@ class Resequencer:
         assert publications[0].offset == self.top + 1, "I3: offsets are those of the key"
         self.top = record.last
         self._known = max(self._known, self.top)
-        return Next(publications, record.ts, held_s)
+        return Next(publications, record.ts, held_s, record.trail)
 
     def _pass_held(self, passed: list[Next], now_s: float) -> None:
         while self._held:

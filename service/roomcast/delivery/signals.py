@@ -15,6 +15,7 @@ from roomcast.delivery.envelope import HELLO_KIND, Signal
 from roomcast.log.item import OFFSET_MAX
 from roomcast.wire.channels import RESERVED_PREFIX
 from roomcast.wire.publication import ClientInfo, MalformedPublication, Stored
+from roomcast.wire.trace_context import Trail
 
 __all__ = [
     "BROADCAST_KIND",
@@ -50,16 +51,23 @@ HEARD_MAX: Final = 10_000
 CHANNELS_MAX: Final = 1000
 
 
-def publication(node: str, signal_id: str, channel: str, stored: Stored) -> Signal:
-    """A publication of a channel without history. The body is its stored form."""
-    return Signal("pub", signal_id, node, channel, stored.fields, stored.text)
+def publication(
+    node: str, signal_id: str, channel: str, stored: Stored, trail: Trail | None = None
+) -> Signal:
+    """A publication of a channel without history. The body is its stored form.
+
+    `trail`: None = it is not traced.
+    """
+    return Signal("pub", signal_id, node, channel, stored.fields, stored.text, trail)
 
 
-def broadcast(node: str, signal_id: str, channels: list[str], stored: Stored) -> Signal:
+def broadcast(
+    node: str, signal_id: str, channels: list[str], stored: Stored, trail: Trail | None = None
+) -> Signal:
     """One publication of several channels without history, in the order of `channels`."""
     text = f'{{"channels":{json.dumps(channels)},"pub":{stored.text}}}'
     body = {"channels": channels, "pub": stored.fields}
-    return Signal(BROADCAST_KIND, signal_id, node, "", body, text)
+    return Signal(BROADCAST_KIND, signal_id, node, "", body, text, trail)
 
 
 def broadcast_of(signal: Signal) -> tuple[Sequence[str], Any]:

@@ -29,14 +29,23 @@ class Way:
         if records and published_at:
             self.counters.topic.add(_s(self._clock.now_ms() - published_at))
             for record in records:
-                self.counters.stream.add(_s(published_at - record.ts))
+                took_s = _s(published_at - record.ts)
+                self.counters.stream.add(took_s)
+                if record.trail is not None:
+                    trace_id = record.trail.context.trace_id
+                    self.counters.stream.exemplify(took_s, trace_id, published_at / 1000)
 
     def passed(self, runs: Iterable[Next]) -> None:
         """`runs` go to subscribers now."""
         now_ms = self._clock.now_ms()
         for run in runs:
             self.counters.order.add(run.held_s)
-            self.counters.all.add(_s(now_ms - run.ts))
+            took_s = _s(now_ms - run.ts)
+            self.counters.all.add(took_s)
+            if run.trail is not None:
+                trace_id = run.trail.context.trace_id
+                self.counters.all.exemplify(took_s, trace_id, now_ms / 1000)
+                self.counters.order.exemplify(run.held_s, trace_id, now_ms / 1000)
 
     @contextmanager
     def handing_over(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -30,6 +30,7 @@ from roomcast.log.channel_log import (
     Lost,
     NotAppended,
     OutcomeUnknown,
+    Postponed,
     not_appended,
 )
 from roomcast.log.contention import Contention, RoundTrip
@@ -38,10 +39,24 @@ from roomcast.log.item import ITEM_BYTES_MAX, LogItem
 from roomcast.log.lane import LANE_BYTES_MAX, Lane, Waiting
 from roomcast.log.rules import Pending, Tail, item_tail
 from roomcast.observe.counters import AppendCounters
+from roomcast.observe.ports import Attributes, Span, Tracer
+from roomcast.observe.spans import (
+    APPEND,
+    ATTEMPTS,
+    LOSSES,
+    NO_TRACER,
+    OUTCOME,
+    PUBLICATIONS,
+    PUBLISH,
+    PUT_ITEM,
+    TURN_MS,
+    WRITERS,
+)
 from roomcast.ports import Clock, PortError, Throttled, UnknownOutcome
 from roomcast.wire.encoding import encode_stored
 from roomcast.wire.keys import is_valid_key
 from roomcast.wire.publication import Publication, StreamPosition
+from roomcast.wire.trace_context import TraceContext
 
 __all__ = [
     "APPENDS_AT_ONCE",
@@ -49,6 +64,7 @@ __all__ = [
     "LITTLE_BYTES",
     "MUCH_BYTES_MAX",
     "NODE_BYTES_MAX",
+    "TRACED_WRITES_MAX",
     "Appender",
     "Full",
     "TooLarge",
@@ -81,6 +97,17 @@ _IDLE_LANES_MAX: Final = 10_000
 # all read, and local subscribers get them at once. Otherwise, or if there are more after all, only
 # the newest item is read.
 _FOLLOW_ROUND_TRIPS: Final = 32
+# Writes of one append that have spans of their own. The append's says how many there were.
+TRACED_WRITES_MAX: Final = 16
+
+# Of a write, for its span. None = it raised.
+_OUTCOMES: Final[Mapping[type, str]] = {
+    Appended: "appended",
+    Lost: "lost",
+    KeysTaken: "keys_taken",
+    Postponed: "throttled",
+    type(None): "failed",
+}
 
 _log = structlog.get_logger(__name__)
 
@@ -110,6 +137,7 @@ class _Append:
     `writers`: other nodes that were seen writing in the channel, when it went in.
     `looked`: the tail was read since the last pause; from then on, each lost race shows the new
     one. `postponed`: refusals in a row because the table was throttled. `why`: the last of them.
+    `span`: None = none of its publications is traced, or none was written yet.
     """
 
     batch: list[Waiting] = field(default_factory=list)
@@ -120,6 +148,7 @@ class _Append:
     looked: bool = False
     postponed: int = 0
     why: Throttled | None = None
+    span: Span | None = None
 
 
 class Appender:
@@ -128,7 +157,7 @@ class Appender:
     `offer` gets each committed item at once, so that local subscribers need not wait for the queue.
     `appended` gets those of them that this node wrote. Both only take note.
 
-    `random` gives fractions of 1.
+    `random` gives fractions of 1. `tracer` records spans of publications and appends.
     """
 
     def __init__(
@@ -140,7 +169,11 @@ class Appender:
         generation: str,
         random: Callable[[], float],
         appended: Callable[[LogItem], None] = lambda _item: None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
+        self._tracer = tracer
+        # Looked at by each publication.
+        self._traces = tracer.is_on
         self._log = log
         self._clock = clock
         self._offer = offer
@@ -169,6 +202,7 @@ class Appender:
         *,
         received_ms: int | None = None,
         caller: str = "",
+        parent: TraceContext | None = None,
     ) -> asyncio.Future[StreamPosition]:
         """Queue `publication`. The future gets its position when it is committed.
 
@@ -176,7 +210,8 @@ class Appender:
         channel before, nothing is published, and the future gets the position of the earlier one.
         `received_ms`: when the publication was read from the client (wall clock; None = now). With
         a key, nothing is sent later than COMMIT_WITHIN_MS after that. `caller`: who publishes. If
-        too many append at once, callers take turns.
+        too many append at once, callers take turns. `parent`: the caller's span; None = it
+        has none.
 
         Raises Full and TooLarge (not accepted) and Unencodable at once. The future raises
         NotAppended (known not to be in the log) or OutcomeUnknown. The first write begins within
@@ -200,7 +235,10 @@ class Appender:
             self._clock.now_ms() if received_ms is None else received_ms
         ) + COMMIT_WITHIN_MS
         submitted_s = self._clock.monotonic_s()
-        lane.queue.append(Waiting(pending, position, submitted_s, commit_by_ms, caller))
+        span = None
+        if self._traces:
+            span = self._tracer.root(PUBLISH, channel, parent, start_ms=received_ms)
+        lane.queue.append(Waiting(pending, position, submitted_s, commit_by_ms, caller, span))
         lane.bytes += pending.size
         self._bytes += pending.size
         self._bytes_of[caller] += pending.size
@@ -266,6 +304,10 @@ class Appender:
         else:
             if item is not None:
                 self._appended(lane, append, item)
+        finally:
+            if append.span is not None:
+                # Unless it went in: then it has ended.
+                append.span.end(failure="not appended")
 
     async def _commit(self, channel: str, lane: Lane, append: _Append) -> LogItem | None:
         """Append waiting publications of the lane behind the tail, in this node's turn.
@@ -280,6 +322,8 @@ class Appender:
             if not await self._has_place(lane, append):
                 self._refill(channel, lane, append)
                 continue
+            span: Span | None = None
+            outcome: Appended | Lost | KeysTaken | Postponed | None = None
             try:
                 tail = await self._end_of_log(channel, lane, append)
                 self._refill(channel, lane, append)
@@ -287,6 +331,8 @@ class Appender:
                     continue
                 append.attempts += 1
                 sent_s = self._clock.monotonic_s()
+                if self._traces:
+                    span = self._write_span(channel, append)
                 outcome = await self._log.append(
                     channel,
                     tail,
@@ -301,9 +347,13 @@ class Appender:
                         default=None,
                     ),
                     within_s=APPEND_DEADLINE_S - (sent_s - append.batch[-1].submitted_s),
+                    trace=None if append.span is None else append.span.context,
                 )
             finally:
                 self._places.give_back()
+                if span is not None:
+                    failure = "not known to be in" if outcome is None else ""
+                    span.end({OUTCOME: _OUTCOMES[type(outcome)]}, failure=failure)
             now_s = self._clock.monotonic_s()
             if isinstance(outcome, Appended):
                 lane.learn(self._tail_of(outcome.item), now_s)
@@ -327,6 +377,21 @@ class Appender:
                 await self._log.back_off(append.postponed)
                 append.postponed += 1
         return None
+
+    def _write_span(self, channel: str, append: _Append) -> Span | None:
+        """The span of the next write, below the append's. None = it has none.
+
+        The append has its place in the trace of its first traced publication. The others' traces
+        have a link to it.
+        """
+        if append.span is None:
+            first = next((each.span for each in append.batch if each.span is not None), None)
+            if first is None:
+                return None
+            append.span = self._tracer.span(APPEND, channel, first.context)
+        if append.attempts > TRACED_WRITES_MAX:
+            return None
+        return self._tracer.span(PUT_ITEM, channel, append.span.context)
 
     async def _has_place(self, lane: Lane, append: _Append) -> bool:
         """Take a place for the next attempt. False = one of them was overdue before.
@@ -463,9 +528,33 @@ class Appender:
             turn_s=append.turn_s,
             writers=append.writers,
         )
+        if append.span is not None:
+            self._trace(append, append.span, now_s)
         for index, waiting in enumerate(append.batch):
             _answer(waiting, StreamPosition(item.epoch, item.offset + index))
         self._leave(lane, append.batch)
+
+    def _trace(self, append: _Append, span: Span, now_s: float) -> None:
+        """End the spans of an append that went in, and keep exemplars of its latencies."""
+        attributes: Attributes = {
+            PUBLICATIONS: len(append.batch),
+            ATTEMPTS: append.attempts,
+            LOSSES: append.losses,
+            TURN_MS: round(append.turn_s * 1000, 3),
+            WRITERS: append.writers,
+        }
+        span.end(attributes)
+        now = self._clock.now_ms() / 1000
+        trace_id = span.context.trace_id
+        self.counters.turn_s.exemplify(append.turn_s, trace_id, now)
+        for waiting in append.batch:
+            if waiting.span is None:
+                continue
+            own = waiting.span.context.trace_id
+            self.counters.latency_s.exemplify(now_s - waiting.submitted_s, own, now)
+            if own != trace_id:
+                waiting.span.link(span.context)
+            waiting.span.end({OUTCOME: "stored"})
 
     def _repeated(self, lane: Lane, append: _Append, taken: KeysTaken) -> None:
         """Answer the publications whose keys were used before. The others stay in the append."""
@@ -477,6 +566,8 @@ class Appender:
         self.counters.repeated(now_s - waiting.submitted_s for waiting in repeated)
         for waiting in repeated:
             assert waiting.pending.key is not None
+            if waiting.span is not None:
+                waiting.span.end({OUTCOME: "repeated"})
             _answer(waiting, taken.positions[waiting.pending.key])
         self._leave(lane, repeated)
 
@@ -489,6 +580,8 @@ class Appender:
         outcome = "not_stored" if isinstance(error, NotAppended) else "unknown"
         self.counters.publications[outcome] += len(batch)
         for waiting in batch:
+            if waiting.span is not None:
+                waiting.span.end({OUTCOME: outcome}, failure=outcome)
             if not waiting.position.done():
                 waiting.position.set_exception(error)
                 # The publisher may have gone. Mark the exception as retrieved.

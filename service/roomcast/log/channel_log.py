@@ -40,6 +40,7 @@ from roomcast.wire.publication import (
     Record,
     StreamPosition,
 )
+from roomcast.wire.trace_context import TraceContext
 
 __all__ = [
     "APPEND_DEADLINE_S",
@@ -332,12 +333,13 @@ class ChannelLog:
         *,
         commit_by_ms: int | None = None,
         within_s: float = APPEND_DEADLINE_S,
+        trace: TraceContext | None = None,
     ) -> Appended | Lost | KeysTaken | Postponed:
         """Append `publications` as one item behind `tail`, unless one of their keys is taken.
 
         When the outcome of a write is unknown, the same write is tried for `within_s`, until its
         outcome is known. With keys, nothing is sent after `commit_by_ms` (wall clock): a used key
-        may have expired by then and look free.
+        may have expired by then and look free. `trace`: the span of this append, for the item.
 
         Raises NotAppended, OutcomeUnknown. After either, and after Lost with a tail that is not
         valid, the tail must be resolved anew.
@@ -354,6 +356,7 @@ class ChannelLog:
             node=self.node,
             now=self._clock.now_ms(),
             history_ttl_ms=history_ttl_ms,
+            trace=trace,
         )
         if all(each.key is None for each in publications):
             put = partial(self._put, item, tail.valid_until)

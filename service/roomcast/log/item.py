@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from roomcast.frozen import frozen
+from roomcast.wire.trace_context import TraceContext, parse_traceparent
 
 __all__ = [
     "HEAD_OFFSET",
@@ -43,6 +44,10 @@ ITEM_KEYS_MAX: Final = 99
 OFFSET_MAX: Final = 2**53 - 1
 
 
+# Nodes and Lambdas of older releases pass over this attribute.
+_TRACE: Final = "trace"
+
+
 class MalformedItem(ValueError):
     """An item of the table that no node wrote, or that is damaged."""
 
@@ -55,6 +60,8 @@ class LogItem:
 
     `batch` identifies this append for ever. By it a node tells its own earlier attempt from another
     node's item.
+
+    `trace`: the span of this append, if one of its publications is traced.
     """
 
     channel: str
@@ -66,6 +73,7 @@ class LogItem:
     node: str
     ts: int
     expires_at: int
+    trace: TraceContext | None = None
 
     def __post_init__(self) -> None:
         assert 1 <= self.offset <= self.last <= OFFSET_MAX, (
@@ -75,7 +83,7 @@ class LogItem:
         assert self.epoch, "an epoch is never empty"
 
     def attributes(self) -> dict[str, dict[str, str]]:
-        return {
+        attributes = {
             "channel": {"S": self.channel},
             "offset": {"N": str(self.offset)},
             "last": {"N": str(self.last)},
@@ -86,6 +94,9 @@ class LogItem:
             "ts": {"N": str(self.ts)},
             "expires_at": {"N": str(self.expires_at)},
         }
+        if self.trace is not None:
+            attributes[_TRACE] = {"S": self.trace.traceparent()}
+        return attributes
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +142,7 @@ def parse_item(attributes: AttributeMap) -> LogItem | Head:
 
 
 def parse_log_item(attributes: AttributeMap) -> LogItem:
-    """Raises MalformedItem. `pubs` is not checked."""
+    """Raises MalformedItem. `pubs` is not checked. A trace that is none is left out."""
     offset, last = _number(attributes, "offset"), _number(attributes, "last")
     epoch = _text(attributes, "epoch")
     if not epoch or not 1 <= offset <= last <= OFFSET_MAX or last - offset >= ITEM_PUBLICATIONS_MAX:
@@ -146,6 +157,7 @@ def parse_log_item(attributes: AttributeMap) -> LogItem:
         node=_text(attributes, "node", ""),
         ts=_number(attributes, "ts", 0),
         expires_at=_number(attributes, "expires_at"),
+        trace=_trace(attributes),
     )
 
 
@@ -164,6 +176,13 @@ def parse_head(attributes: AttributeMap) -> Head:
         version=_text(attributes, "version"),
         expires_at=_number(attributes, "expires_at"),
     )
+
+
+def _trace(attributes: AttributeMap) -> TraceContext | None:
+    if (value := attributes.get(_TRACE)) is None:
+        return None
+    trace = parse_traceparent(value.get("S"))
+    return trace if trace is not None and trace.sampled else None
 
 
 def _text(attributes: AttributeMap, name: str, default: str | None = None) -> str:

@@ -13,6 +13,7 @@ from roomcast.log.channel_log import APPEND_DEADLINE_S
 from roomcast.log.contention import Contention
 from roomcast.log.item import ITEM_BYTES_MAX, ITEM_KEYS_MAX, ITEM_PUBLICATIONS_MAX
 from roomcast.log.rules import Pending, Tail
+from roomcast.observe.ports import Span
 from roomcast.wire.publication import StreamPosition
 
 __all__ = ["LANE_BYTES_MAX", "LANE_PUBLICATIONS_MAX", "Lane", "Waiting", "fill"]
@@ -29,7 +30,7 @@ class Waiting:
     twenty times as many bytes.
 
     `commit_by_ms`: when its key may last be sent (wall clock). `caller`: in whose line its append
-    waits.
+    waits. `span`: None = it is not traced.
     """
 
     pending: Pending
@@ -37,6 +38,7 @@ class Waiting:
     submitted_s: float
     commit_by_ms: int
     caller: str
+    span: Span | None = None
 
     def is_overdue(self, now_s: float, now_ms: int) -> bool:
         """Whether it has waited too long.

@@ -21,6 +21,7 @@ from typing import Final
 from roomcast.frozen import frozen
 from roomcast.log.item import Head, LogItem
 from roomcast.wire.publication import StreamPosition
+from roomcast.wire.trace_context import TraceContext
 
 __all__ = [
     "HEAD_GRACE_MS",
@@ -177,8 +178,9 @@ def append_item(
     node: str,
     now: int,
     history_ttl_ms: int,
+    trace: TraceContext | None = None,
 ) -> LogItem:
-    """The item that appends `publications` behind `tail`.
+    """The item that appends `publications` behind `tail`. `trace`: the span of this append.
 
     It never expires before the item that it follows.
     """
@@ -193,6 +195,7 @@ def append_item(
         node=node,
         ts=now,
         expires_at=max(lives_until, tail.expires_at),
+        trace=trace,
     )
 
 

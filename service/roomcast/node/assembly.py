@@ -44,6 +44,7 @@ from roomcast.delivery.publisher import Publisher
 from roomcast.delivery.queue_state import QueueState
 from roomcast.delivery.shard_keeper import ShardBook, ShardKeeper
 from roomcast.delivery.signal_bus import NodeBus, SignalBus, SignalListeners
+from roomcast.delivery.trails import Trails
 from roomcast.fleet.badges import badge_of_node
 from roomcast.fleet.drain_signals import DRAIN_KINDS
 from roomcast.fleet.draining import Draining
@@ -69,6 +70,8 @@ from roomcast.node.node import Background, Node
 from roomcast.node.own_lease import OwnNumbers
 from roomcast.node.report import NodeReport, Sources
 from roomcast.observe.counters import ClientCounters
+from roomcast.observe.ports import Tracer
+from roomcast.observe.spans import NO_TRACER
 from roomcast.ports import Clock, NewId
 from roomcast.presence.book import PresenceBook
 from roomcast.presence.ports import Presence
@@ -131,6 +134,7 @@ class Core:
     ports: Ports
     node_id: str
     hooks: Hooks
+    tracer: Tracer
     connections: set[Connection]
     ears: CanaryEars
     shards: ShardBook
@@ -209,10 +213,12 @@ def build_core(
     node_id: str,
     hooks: Hooks = _NO_HOOKS,
     end: Callable[[], None] = _goes_on,
+    tracer: Tracer = NO_TRACER,
 ) -> Core:
     """Build the first half of a node. Nothing is started and no port is called.
 
     `hooks`: the application's hooks. `end` has the node drain and end, by an order to drain.
+    `tracer`: what records spans of publications.
     """
     client, rules, generation = config.client, config.channel, config.aws.log_generation
     clock, new_id, random = ports.clock, ports.new_id, ports.random
@@ -229,6 +235,7 @@ def build_core(
     log = ChannelLog(table, clock, new_id, random, node=node_id, generation=generation)
     # ---- delivery
     hub = Hub(rules.batching)
+    trails = Trails(tracer, clock, hub.count)
     dispatcher = Dispatcher(
         log,
         hub,
@@ -237,6 +244,7 @@ def build_core(
         Timings(gap_wait, config.node.tail_check_s),
         recovery_publications_max=client.recovery_max_publication_limit,
         shards=shards,
+        trails=trails,
     )
     catch_up = CatchUp(dispatcher.tails, dispatcher.check_tail, clock, random)
     allowance = Allowance(config.aws.sns_quota * config.aws.sns_signals_share)
@@ -257,6 +265,7 @@ def build_core(
         generation=generation,
         random=random,
         appended=express.offer,
+        tracer=tracer,
     )
     # ---- signals
     broadcaster = Broadcaster(ports.topic, clock, allowance)
@@ -272,6 +281,7 @@ def build_core(
         listeners,
         roster.has,
         way=dispatcher.way,
+        trails=trails,
     )
     bus = NodeBus(broadcaster, intake)
     announcements = Announcements(bus, dispatcher, rules, new_id, node=node_id)
@@ -303,6 +313,7 @@ def build_core(
         ports,
         node_id,
         hooks,
+        tracer,
         connections,
         ears,
         shards,
@@ -491,7 +502,7 @@ def _services(core: Core, verifier: Verifier, hook_calls: HookCalls) -> Services
         badge=badge_of_node(core.node_id),
         log=core.log,
         appender=core.appender,
-        publisher=Publisher(ports.new_id, core.bus.send, node=core.node_id),
+        publisher=Publisher(ports.new_id, core.bus.send, node=core.node_id, tracer=core.tracer),
         dispatcher=core.dispatcher,
         presence=core.presence,
         roster=core.roster,

@@ -19,7 +19,9 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     Metric,
 )
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from roomcast import __version__
 from roomcast.delivery.canary_rules import Hearing
@@ -441,17 +443,18 @@ class Exposition:
         """All metrics as of now, in Prometheus's text format."""
         return generate_latest(self._registry)
 
+    def openmetrics(self) -> bytes:
+        """The same in the text format of OpenMetrics 1.0.0, with exemplars."""
+        text: bytes = generate_openmetrics(self._registry)  # type: ignore[no-untyped-call]
+        return text
+
 
 def _collected(family: Family, samples: Samples) -> Metric:
     if family.kind == "histogram":
         histograms = HistogramMetricFamily(family.name, family.doc, labels=family.labels)
         for labels, histogram in samples.items():
             assert isinstance(histogram, Histogram)
-            buckets = [
-                ("+Inf" if bound == inf else str(bound), float(number))
-                for bound, number in histogram.cumulative()
-            ]
-            histograms.add_metric(labels, buckets, histogram.sum)
+            histograms.add_metric(labels, list(_buckets(histogram)), histogram.sum)
         return histograms
     kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
     numbers = kind(family.name, family.doc, labels=family.labels)
@@ -459,3 +462,16 @@ def _collected(family: Family, samples: Samples) -> Metric:
         assert not isinstance(number, Histogram)
         numbers.add_metric(labels, float(number))
     return numbers
+
+
+def _buckets(histogram: Histogram) -> Iterator[tuple[str, float] | tuple[str, float, Exemplar]]:
+    """Each bucket's bound and number, and its exemplar if it has one. The text format of Prometheus
+    leaves exemplars out.
+    """
+    for index, (bound, number) in enumerate(histogram.cumulative()):
+        name = "+Inf" if bound == inf else str(bound)
+        if (one := histogram.exemplars.get(index)) is None:
+            yield name, float(number)
+        else:
+            labels = {"trace_id": one.trace_id}
+            yield name, float(number), Exemplar(labels, one.value, one.at_s)

@@ -22,6 +22,7 @@ __all__ = [
     "ClientCounters",
     "DeliveryCounters",
     "EmulationCounters",
+    "Exemplar",
     "ExpressCounters",
     "FanoutCounters",
     "Histogram",
@@ -71,20 +72,37 @@ def count(counts: dict[Key, int], key: Key, by: int = 1) -> None:
     counts[key] = counts.get(key, 0) + by
 
 
-class Histogram:
-    """The number of values up to each of `bounds`, which ascend, and the sum of all values."""
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One value of a histogram, and the trace that tells more of it. `at_s`: since 1970."""
 
-    __slots__ = ("_counts", "bounds", "sum")
+    value: float
+    trace_id: str
+    at_s: float
+
+
+class Histogram:
+    """The number of values up to each of `bounds`, which ascend, and the sum of all values.
+
+    `exemplars`: the last one of each bucket that has any, by the bucket's number.
+    """
+
+    __slots__ = ("_counts", "bounds", "exemplars", "sum")
 
     def __init__(self, bounds: Sequence[float] = LATENCY_BOUNDS_S) -> None:
         self.bounds = bounds
         # The last count is for values above every bound.
         self._counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
+        self.exemplars: dict[int, Exemplar] = {}
 
     def add(self, value: float) -> None:
         self._counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
+
+    def exemplify(self, value: float, trace_id: str, at_s: float) -> None:
+        """`value`, which was added, was of this trace. `at_s`: when, in s since 1970."""
+        self.exemplars[bisect_left(self.bounds, value)] = Exemplar(value, trace_id, at_s)
 
     @property
     def count(self) -> int:

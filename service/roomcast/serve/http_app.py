@@ -48,11 +48,13 @@ def build_apps(
     node: Node,
     *,
     metrics: Callable[[], bytes],
+    openmetrics: Callable[[], bytes] | None = None,
     demo_urls: Sequence[str] | None,
     shared_port: int | None = None,
     dry_run: DryRun | None = None,
 ) -> Apps:
-    """The applications that serve `node`. `metrics`: returns the text for Prometheus.
+    """The applications that serve `node`. `metrics`: returns the text for Prometheus;
+    `openmetrics`: the same with exemplars.
 
     `demo_urls`: base URLs of all instances of a development set-up; None = production, without the
     demo page.
@@ -74,7 +76,7 @@ def build_apps(
             clients, node=node.id, peers=demo_urls, client=config.client, channels=config.channel
         )
     add_health_routes(internal)
-    add_metrics_route(internal, metrics, shared_port=shared_port)
+    add_metrics_route(internal, metrics, openmetrics=openmetrics, shared_port=shared_port)
     Api(
         key=config.http_api.key,
         insecure=config.client.insecure,

@@ -11,10 +11,11 @@ from typing import Final
 from roomcast.auth.jwks import JwksKeys
 from roomcast.auth.jwks_endpoint import fetch_jwks
 from roomcast.auth.verifier import TokenVerifier
-from roomcast.config import Config, ConfigError
+from roomcast.config import Config, ConfigError, TracingConfig
 from roomcast.ec2.instance_metadata import InstanceMetadata
 from roomcast.ecs.rules import FARGATE_STOP_S, Task, drain_max_s
 from roomcast.hooks.calls import Hooks, load_hooks
+from roomcast.observe.ports import Tracing
 from roomcast.serve.certificates import Certificate, certificates_of
 from roomcast.serve.descriptors import Places, places, widened
 from roomcast.serve.supervisor import DRAIN_JITTER
@@ -35,6 +36,7 @@ class StartPlan:
     which the reaper knows what ended with it; "" = neither is known.
 
     `host`: the same, or else the host name. `keys`: None if no JWKS endpoint is configured.
+    `tracing`: None if it is off.
 
     `certificate`: of the port of clients, `internal_certificate`: of the internal one; None = that
     port has no TLS.
@@ -49,6 +51,7 @@ class StartPlan:
     node_id: str
     clock: SystemClock
     keys: JwksKeys | None
+    tracing: Tracing | None
     verifier: TokenVerifier
     certificate: Certificate | None = None
     internal_certificate: Certificate | None = None
@@ -86,6 +89,8 @@ def planned(
     if endpoint := config.client.token.jwks_public_endpoint:
         keys = JwksKeys(partial(fetch_jwks, endpoint), clock, random_fraction)
     verifier = TokenVerifier(config.client.token, insecure=config.client.insecure, jwks=keys)
+    node_id = _node_id(host)
+    tracing = _tracing(config.tracing, node_id)
     return StartPlan(
         config,
         hooks,
@@ -93,13 +98,36 @@ def planned(
         machine,
         task,
         host,
-        _node_id(host),
+        node_id,
         clock,
         keys,
+        tracing,
         verifier,
         certificate,
         internal_certificate,
     )
+
+
+def _tracing(config: TracingConfig, node_id: str) -> Tracing | None:
+    """What records and exports spans; None = it is off. Raises ConfigError."""
+    if not config.enabled:
+        return None
+    try:
+        # It is no dependency, and its import takes a while.
+        from roomcast.observe.otel import OtelTracing
+    except ImportError as error:
+        raise ConfigError(
+            f"tracing.enabled needs the extra otel: pip install 'roomcast[otel]' ({error})"
+        ) from None
+    try:
+        return OtelTracing(
+            node=node_id,
+            sample_ratio=config.sample_ratio,
+            channel_names=config.channel_names,
+            random=random_fraction,
+        )
+    except ValueError as error:
+        raise ConfigError(f"tracing: OpenTelemetry refuses a variable OTEL_…: {error}") from error
 
 
 def _check_drain(config: Config, task: Task) -> None:

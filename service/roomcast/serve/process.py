@@ -6,6 +6,7 @@
     end     not ready → no new clients → clients answered and closed in slices → canary, poller
             → unsubscribe, delete the queue → what was accepted is done (appends, presence, signals)
             → lease dropped → termination hook completed → clients of AWS closed
+            → waiting spans exported
 
 As each step of the start begins, it puts its end on one stack. So the end is the start backwards,
 even when the start failed half-way.
@@ -46,6 +47,7 @@ from roomcast.node.prometheus import Exposition, Source
 from roomcast.observe.cloudwatch import Destination, Reporter
 from roomcast.observe.counters import Limit
 from roomcast.observe.logs import write_line
+from roomcast.observe.spans import NO_TRACER
 from roomcast.ports import PortError
 from roomcast.reaper.over_aws import reaper_over_aws
 from roomcast.serve.aws_ports import aws_ports, instance_queue, region_of
@@ -123,7 +125,15 @@ class _Parts:
         # A queue's tags name the lease, and the lease names the queue: each needs the other.
         queue = instance_queue(aws, clients, lambda: self.lease.id)
         self.ports: Ports = aws_ports(config, clients, clock, queue)
-        core = build_core(config, self.ports, node_id=plan.node_id, hooks=plan.hooks, end=stop.set)
+        tracer = NO_TRACER if plan.tracing is None else plan.tracing.tracer
+        core = build_core(
+            config,
+            self.ports,
+            node_id=plan.node_id,
+            hooks=plan.hooks,
+            end=stop.set,
+            tracer=tracer,
+        )
         self.presence = core.presence
         self.lease = LeaseKeeper(
             self.ports.leases,
@@ -279,6 +289,9 @@ class NodeProcess:
     async def _start(self) -> _Parts:
         plan, stack = self._plan, self._stack
         aws = plan.config.aws
+        if plan.tracing is not None:
+            # The last step of the end: until then there may be spans.
+            stack.push_async_callback(plan.tracing.close)
         if plan.keys is not None:
             # The start does not wait for the keys. Clients that come before them are told to retry.
             await self._beside(plan.keys.run())
@@ -365,6 +378,7 @@ class NodeProcess:
             plan.config,
             parts.assembly.node,
             metrics=parts.exposition.text,
+            openmetrics=parts.exposition.openmetrics,
             demo_urls=self._demo_urls,
             shared_port=None if self._shared is None else self._shared.internal_port,
             dry_run=parts.dry_run,

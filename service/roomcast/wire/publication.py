@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Any, Final
 
 from roomcast.frozen import frozen
+from roomcast.wire.trace_context import Trail
 
 __all__ = [
     "DATA_TEXT",
@@ -168,7 +170,7 @@ class Record:
     offset, ascending. None = a pointer: the publications must be read from the log.
 
     `express`: it came as an express hint (service/roomcast/delivery/express.py), so it tells of
-    itself and of nothing else.
+    itself and of nothing else. `trail`: how it came, if it is traced; None = it is not.
     """
 
     channel: str
@@ -178,6 +180,7 @@ class Record:
     ts: int
     publications: tuple[Publication, ...] | None
     express: bool = False
+    trail: Trail | None = field(default=None, compare=False)
 
     @classmethod
     def from_stored(
@@ -190,8 +193,9 @@ class Record:
         pubs: Json,
         *,
         express: bool = False,
+        trail: Trail | None = None,
     ) -> Record:
-        """`pubs`: the stored forms of its publications; None = a pointer.
+        """`pubs`: the stored forms of its publications; None = a pointer, which has no trail.
 
         Raises MalformedPublication unless there is one an offset.
         """
@@ -202,7 +206,7 @@ class Record:
         publications = tuple(
             Publication.from_stored(stored, offset + index) for index, stored in enumerate(pubs)
         )
-        return cls(channel, epoch, offset, last, ts, publications, express)
+        return cls(channel, epoch, offset, last, ts, publications, express, trail)
 
     def __post_init__(self) -> None:
         assert 1 <= self.offset <= self.last, "I1: a record covers at least one offset, from 1"

@@ -22,6 +22,7 @@ from roomcast.config import (
     ServerConfig,
     TlsConfig,
     TokenConfig,
+    TracingConfig,
     WebSocketConfig,
     dev_config,
     effective_toml,
@@ -170,6 +171,7 @@ def test_every_field_is_an_option() -> None:
         "aws": AwsConfig,
         "node": NodeConfig,
         "log": LogConfig,
+        "tracing": TracingConfig,
     }
     expected = {
         f"{section}.{VALUED.get(each.name, each.name)}"
@@ -188,6 +190,7 @@ def test_every_field_is_an_option() -> None:
         "aws",
         "node",
         "log",
+        "tracing",
     }
 
 

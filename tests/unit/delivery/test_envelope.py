@@ -21,6 +21,7 @@ from roomcast.delivery.envelope import (
     MalformedEnvelope,
     Signal,
     checked_pubs,
+    express_text,
     pack,
     parse,
     record_text,
@@ -37,6 +38,7 @@ from roomcast.wire.publication import (
     Record,
 )
 from roomcast.wire.shapes import DEPTH_MAX
+from roomcast.wire.trace_context import BY_EXPRESS, BY_SIGNAL, BY_STREAM, TraceContext, Trail
 
 DECODERS = pytest.mark.parametrize("loads", [json.loads, orjson.loads], ids=["stdlib", "orjson"])
 Loads = Callable[[str], Any]
@@ -717,3 +719,35 @@ def test_a_number_of_topic_shards_that_is_none_is_passed_over(shards: Any) -> No
 def test_a_topic_shard_that_there_is_not_is_passed_over(shard: Any) -> None:
     envelope = parse(json.dumps({"v": 1, "shards": 4, "shard": shard}))
     assert (envelope.shards, envelope.shard) == (4, None)
+
+
+# ---- traces
+
+
+TRACE = TraceContext("a" * 32, "b" * 16)
+
+
+def test_a_trace_is_one_more_field_that_older_readers_pass_over() -> None:
+    plain = log_item('[{"data":1}]')
+    traced = replace(plain, trace=TRACE)
+    pubs = checked_pubs(plain)
+    before, after = (json.loads(record_text(each, pubs)) for each in (plain, traced))
+    assert after == before | {"trace": TRACE.traceparent()}
+    assert record_text(traced, None) == record_text(plain, None), "a pointer has none"
+    signal = Signal("pub", "id", "n", "c", {"data": 1})
+    told = json.loads(signal_text(replace(signal, trail=Trail(TRACE, BY_SIGNAL))))
+    assert told == json.loads(signal_text(signal)) | {"trace": TRACE.traceparent()}
+
+
+@DECODERS
+def test_a_reader_knows_the_trace_and_how_it_came(loads: Loads) -> None:
+    traced = replace(log_item('[{"data":1}]'), trace=TRACE)
+    [(stream, _)] = pack([record_text(traced, checked_pubs(traced))], at=77)
+    [(hint, _)] = pack([express_text(traced)], express="n")
+    signal = Signal("pub", "id", "n", "c", {"data": 1}, trail=Trail(TRACE, BY_SIGNAL))
+    [(signals, _)] = pack([signal_text(signal)], signals=True)
+    assert parse(stream, loads).records[0].trail == Trail(TRACE, BY_STREAM, 9, 77)
+    assert parse(hint, loads).express[0].trail == Trail(TRACE, BY_EXPRESS, 9)
+    assert parse(signals, loads).signals[0].trail == Trail(TRACE, BY_SIGNAL)
+    # Another version's publications are read from the log, and so are no part of a trace.
+    assert parse(stream.replace('"v":1', '"v":2'), loads).records[0].trail is None

@@ -65,7 +65,7 @@ class World:
     def request(self, shard: int | None = None) -> None:
         self.caught_up += 1
 
-    def take(self, bodies: Sequence[str]) -> None:
+    def take(self, bodies: Sequence[str], queued_at: Sequence[int] = ()) -> None:
         for body in bodies:
             for signal in parse(body).signals:
                 if not self.deaf:

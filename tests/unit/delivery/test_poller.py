@@ -39,7 +39,8 @@ class World:
             self.queue, self.fleet.clock, no_jitter, self.state, self, self, pause_s=pause_s
         )
 
-    def take(self, bodies: Sequence[str]) -> None:
+    def take(self, bodies: Sequence[str], queued_at: Sequence[int] = ()) -> None:
+        assert len(queued_at) == len(bodies)
         self.taken.extend(bodies)
         self.receives.append(len(bodies))
 
@@ -84,7 +85,7 @@ async def test_large_messages_are_handed_on_in_portions_and_others_have_their_tu
     world.send(*bodies)
     turns, taken_in = 0, []
 
-    def take(portion: Sequence[str]) -> None:
+    def take(portion: Sequence[str], _queued_at: Sequence[int]) -> None:
         taken_in.append((turns, list(portion)))
 
     monkeypatch.setattr(world, "take", take)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -14,6 +15,7 @@ from roomcast.log.item import LogItem
 from roomcast.observe.counters import StageCounters
 from roomcast.testing.memory import ManualClock
 from roomcast.wire.publication import Publication
+from roomcast.wire.trace_context import BY_STREAM, TraceContext, Trail
 from tests.unit.delivery.room import CHANNEL, Room
 from tests.unit.worlds import Client, Fleet, LocalNode, record, settled, until
 
@@ -36,6 +38,25 @@ def test_an_envelope_tells_of_the_stream_and_of_the_topic() -> None:
     now = clock.ms
     way.came([record(1, epoch="e", ts=now - 500), record(2, epoch="e", ts=now - 400)], now - 100)
     assert told(way.counters) == {"stream": [2, 0.7], "topic": [1, 0.1]}
+
+
+def test_what_is_traced_is_an_exemplar_of_its_stages() -> None:
+    clock = ManualClock()
+    way, now = Way(clock), clock.ms
+    trail = Trail(TraceContext("a" * 32, "b" * 16), BY_STREAM)
+    traced = replace(record(1, epoch="e", ts=now - 500), trail=trail)
+    way.came([record(2, epoch="e", ts=now - 400), traced], now - 100)
+    way.passed([Next((Publication(1, 1),), now - 500, 0.2, trail)])
+    exemplars = {
+        stage: [(each.value, each.trace_id) for each in took.exemplars.values()]
+        for stage, took in way.counters.by_stage().items()
+        if took.exemplars
+    }
+    assert exemplars == {
+        "stream": [(0.4, "a" * 32)],
+        "order": [(0.2, "a" * 32)],
+        "all": [(0.5, "a" * 32)],
+    }
 
 
 def test_without_a_time_it_tells_nothing() -> None:

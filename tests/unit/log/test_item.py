@@ -4,6 +4,8 @@ and what is not one of ours.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,10 +23,13 @@ from roomcast.log.item import (
     parse_item,
     parse_log_item,
 )
+from roomcast.wire.trace_context import TraceContext
 
 TEXT = st.text(max_size=8)
 TIMES = st.integers(0, 2**53)
 EPOCHS = st.text(min_size=1, max_size=8)
+TRACE = TraceContext("a" * 32, "b" * 16)
+TRACES = st.none() | st.just(TRACE)
 
 
 @st.composite
@@ -41,6 +46,7 @@ def log_items(draw: st.DrawFn) -> LogItem:
         node=draw(TEXT),
         ts=draw(TIMES),
         expires_at=draw(TIMES),
+        trace=draw(TRACES),
     )
 
 
@@ -109,6 +115,31 @@ def test_what_only_informs_may_be_absent() -> None:
     head = HEAD.attributes()
     del head["trim"]
     assert parse_head(head) == Head("c", "e", 3, 4, 0, "v", 6)
+
+
+def test_the_trace_of_an_append_is_55_characters_of_its_item() -> None:
+    traced = replace(ITEM, trace=TRACE)
+    assert traced.attributes() == ITEM.attributes() | {"trace": {"S": TRACE.traceparent()}}
+    assert "trace" not in ITEM.attributes(), "what is not traced pays nothing"
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        {"S": ""},
+        {"S": "not a trace"},
+        {"S": "x" * 300_000},
+        {"S": f"00-{'0' * 32}-{'b' * 16}-01"},
+        # Nobody records it.
+        {"S": f"00-{'a' * 32}-{'b' * 16}-00"},
+        {"N": "1"},
+        {"NULL": True},
+        {"M": {"S": {"S": "x"}}},
+        {},
+    ],
+)
+def test_a_trace_that_is_none_takes_nothing_from_its_item(trace: Mapping[str, Any]) -> None:
+    assert parse_log_item(ITEM.attributes() | {"trace": trace}) == ITEM
 
 
 def test_a_head_hides_nothing_beyond_its_floor() -> None:

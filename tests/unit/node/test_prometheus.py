@@ -12,6 +12,9 @@ import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as openmetrics_families,
+)
 from prometheus_client.parser import text_string_to_metric_families
 
 from roomcast.fleet.emulation_signals import Outcome
@@ -21,6 +24,7 @@ from roomcast.node.health import Health
 from roomcast.node.prometheus import FAMILIES, Exposition, Source
 from roomcast.observe.counters import Histogram, Transport
 from roomcast.ports import Throttled
+from tests.unit.recorder import Recorder
 from tests.unit.worlds import Fleet, LocalNode, until
 
 PAGE: Final = Path(__file__).parents[3] / "docs" / "metrics.md"
@@ -259,3 +263,33 @@ async def test_it_is_served_as_prometheus_reads_it(node: LocalNode) -> None:
         assert answer.status == 200
         assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
         assert value(await answer.text(), "roomcast_ready") == 1
+
+
+async def test_traced_latencies_are_exemplars_and_only_in_openmetrics(fleet: Fleet) -> None:
+    tracer = Recorder()
+    node = fleet.node("a", tracer=tracer)
+    async with node.running():
+        client = await node.client()
+        await client.publish("room", "one")
+    exposition = Exposition(Source(node.assembly, node.assembly.node.health, {}))
+    trace_id = tracer.spans[0].context.trace_id
+    text = exposition.text().decode()
+    assert trace_id not in text
+    openmetrics = exposition.openmetrics().decode()
+    parsed: Iterable[Metric] = openmetrics_families(openmetrics)  # type: ignore[no-untyped-call]
+    exemplars = {
+        sample.name: sample.exemplar
+        for family in parsed
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+    assert exemplars.keys() == {
+        "roomcast_publish_seconds_bucket",
+        "roomcast_append_turn_seconds_bucket",
+    }
+    for exemplar in exemplars.values():
+        assert exemplar.labels == {"trace_id": trace_id}
+        assert float(str(exemplar.timestamp)) == fleet.clock.now_ms() / 1000
+    # Otherwise both say the same. The process's own differ from one moment to the next.
+    names = re.findall(r"^(roomcast_\S+) \S+$", text, re.MULTILINE)
+    assert names == re.findall(r"^(roomcast_\S+) \S+(?: # .*)?$", openmetrics, re.MULTILINE)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Final
 
 import pytest
 
-from roomcast.config import AwsConfig, Config, ConfigError, NodeConfig
+from roomcast.config import AwsConfig, Config, ConfigError, NodeConfig, TracingConfig
 from roomcast.ecs.rules import FARGATE_STOP_S, Task, drain_max_s
 from roomcast.node.node import ANSWERS_S
 from roomcast.serve.descriptors import places
@@ -83,3 +84,22 @@ def test_a_drain_that_just_fits_a_task_leaves_time_for_what_follows() -> None:
     assert longest_s is not None
     # The last answers, what was accepted, and queue and lease when calls are tried again.
     assert DRAIN_JITTER * longest_s + ANSWERS_S + FINISH_S + END_TRIES_S < FARGATE_STOP_S
+
+
+def test_tracing_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "roomcast.observe.otel", None)
+    config = Config(aws=AwsConfig(topic_arn="topic"), tracing=TracingConfig(enabled=True))
+    with pytest.raises(ConfigError, match=r"pip install 'roomcast\[otel\]'"):
+        planned(config, None)
+    assert planned(replace(config, tracing=TracingConfig()), None).tracing is None
+
+
+def test_without_tracing_nothing_of_opentelemetry_is_imported() -> None:
+    script = (
+        "import sys, roomcast.serve.process, roomcast.serve.plan\n"
+        "print(*[name for name in sys.modules if name.startswith('opentelemetry')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == []

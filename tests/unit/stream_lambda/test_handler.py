@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from roomcast.aws import errors
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
-from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, parse
+from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, parse, record_text
 from roomcast.delivery.shards import SHARDS_MAX, homes, shard_of, topic_of
-from roomcast.log.item import LogItem
+from roomcast.log.item import LogItem, parse_log_item
 from roomcast.wire.publication import Record
 from stream_lambda import handler as module
 from stream_lambda.handler import (
@@ -639,3 +639,28 @@ def test_a_number_of_topic_shards_that_is_none_publishes_nothing(
     with pytest.raises(ValueError, match=r"ROOMCAST_TOPIC_SHARDS|invalid literal"):
         handler(event(append(1)), None)
     assert sns.topics == []
+
+
+def test_a_trace_goes_along_and_one_that_is_none_does_not() -> None:
+    trace = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+    traced, forged, plain = append(1), append(2), append(3)
+    traced["dynamodb"]["NewImage"]["trace"] = {"S": trace}
+    forged["dynamodb"]["NewImage"]["trace"] = {"S": "x" * 200_000}
+    [entry] = plan(event(traced, forged, plain), at=5).entries
+    trails = [record.trail for record in parse(entry.body).records]
+    assert trails[1:] == [None, None]
+    assert trails[0] is not None
+    assert (trails[0].context.traceparent(), trails[0].lambda_at) == (trace, 5)
+
+
+def test_the_room_of_a_trace_counts_and_a_pointer_has_none() -> None:
+    """What just fits a message without a trace is a pointer with one."""
+    trace = {"S": "00-" + "a" * 32 + "-" + "b" * 16 + "-01"}
+    head = len(record_text(parse_log_item(append(1, "")["dynamodb"]["NewImage"]), "[]"))
+    fits = append(1, "x" * (RECORD_BYTES_MAX - head - len('{"data":""}')))
+    planned = plan(event(fits))
+    assert planned.pointers == 0
+    fits["dynamodb"]["NewImage"]["trace"] = trace
+    planned = plan(event(fits))
+    assert planned.pointers == 1
+    assert "trace" not in planned.entries[0].body

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import orjson
@@ -17,6 +17,7 @@ from roomcast.node.node import Node
 from roomcast.wire.channels import ChannelOptions
 from roomcast.wire.codes import Error
 from roomcast.wire.publication import Json
+from roomcast.wire.trace_context import TraceContext, parse_traceparent
 
 __all__ = [
     "BODY_ROOM_BYTES",
@@ -25,12 +26,14 @@ __all__ = [
     "COMMANDS_A_TURN",
     "CONTAINERS_MAX",
     "ESCAPED_MAX",
+    "TRACED_A_CALL",
     "ApiCall",
     "Begun",
     "Containers",
     "Handler",
     "Method",
     "Params",
+    "Parents",
     "UnderWay",
     "decoded",
     "known",
@@ -55,6 +58,8 @@ CONTAINERS_MAX: Final = 65_536
 COMMANDS_A_TURN: Final = 16
 # Those of them that one request carries out without giving way.
 COMMANDS_AT_A_TIME: Final = 8
+# Publications of one request that are traced because its caller is. Each has up to ten spans.
+TRACED_A_CALL: Final = 8
 assert COMMANDS_A_TURN % COMMANDS_AT_A_TIME == 0, "a turn has room for whole ones"
 
 Params = Mapping[str, Any]
@@ -77,6 +82,28 @@ class Containers:
         self._left -= count
 
 
+class Parents:
+    """The parent of a request's publications in their traces: what its `traceparent` headers name.
+
+    Two of them are none. The TRACED_A_CALL first publications have it. The others are not traced:
+    one request may hold a thousand.
+    """
+
+    __slots__ = ("_left", "_parent")
+
+    def __init__(self, headers: Sequence[str] = ()) -> None:
+        self._parent = parse_traceparent(headers[0]) if len(headers) == 1 else None
+        self._left = TRACED_A_CALL
+
+    def next(self) -> TraceContext | None:
+        """The parent of the next publication; None = the request names none."""
+        if self._parent is not None and self._parent.sampled:
+            if not self._left:
+                return replace(self._parent, sampled=False)
+            self._left -= 1
+        return self._parent
+
+
 @frozen
 class ApiCall:
     """The context of one call.
@@ -85,7 +112,8 @@ class ApiCall:
 
     `late`: the request may have waited for a long time before it was read. `payload_bytes_max`:
     bytes of a publication's data. `containers`: those that were not taken yet.
-    `turns`: those of the node, each for COMMANDS_AT_A_TIME.
+    `turns`: those of the node, each for COMMANDS_AT_A_TIME. `parents`: of its publications, in
+    their traces.
     """
 
     node: Node
@@ -94,6 +122,7 @@ class ApiCall:
     payload_bytes_max: int
     containers: Containers
     turns: Turns
+    parents: Parents = field(default_factory=Parents)
 
 
 class UnderWay:

@@ -33,6 +33,7 @@ from roomcast.gateway.api.methods import (
     ApiCall,
     Method,
     Params,
+    Parents,
     UnderWay,
     decoded,
     known,
@@ -131,7 +132,7 @@ async def _broadcast(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     content, under_way = _content(call, asked), UnderWay(call.turns, BROADCAST_AT_ONCE)
     services = call.node.services
     begun: list[_Begun | Mapping[str, Json]] = []
-    unstored = _Unstored(services.publisher, content, begun)
+    unstored = _Unstored(services.publisher, content, begun, call.parents)
     for channel in asked["channels"]:
         # A publication in a channel without history waits for nothing else.
         await under_way.begin()
@@ -161,8 +162,13 @@ class _Unstored:
     """
 
     def __init__(
-        self, publisher: Publisher, content: _Content, answers: list[_Begun | Mapping[str, Json]]
+        self,
+        publisher: Publisher,
+        content: _Content,
+        answers: list[_Begun | Mapping[str, Json]],
+        parents: Parents,
     ) -> None:
+        self._parents = parents
         self._publisher = publisher
         self._content = content
         self._answers = answers
@@ -191,7 +197,8 @@ class _Unstored:
         waiting = self._waiting.pop(delta)
         answer: Mapping[str, Json] = {"result": {}}
         try:
-            self._publisher.send_all(list(waiting.values()), self._content.stored(delta))
+            stored = self._content.stored(delta)
+            self._publisher.send_all(list(waiting.values()), stored, self._parents.next())
         except (Full, TooLarge) as failure:
             answer = {"error": wire(self._publisher.error(failure))}
         for place in waiting:
@@ -243,7 +250,8 @@ def _handed_over(call: ApiCall, channel: str, content: _Content) -> _Begun:
         position = _submitted(call, channel, options, content)
     else:
         try:
-            publisher.send(channel, content.stored(_may_differ(options, content)))
+            stored = content.stored(_may_differ(options, content))
+            publisher.send(channel, stored, call.parents.next())
         except (Full, TooLarge, Unencodable) as failure:
             raise Refusal(publisher.error(failure)) from None
     return _Begun(channel, publisher, content.size, position)
@@ -281,6 +289,7 @@ def _submitted(
             content.key,
             received_ms=call.received_ms,
             caller=CALLER,
+            parent=call.parents.next(),
         )
     except (Full, TooLarge, Unencodable) as failure:
         raise Refusal(services.publisher.error(failure)) from None

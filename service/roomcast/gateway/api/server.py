@@ -34,6 +34,7 @@ from roomcast.gateway.api.methods import (
     ApiCall,
     Containers,
     Method,
+    Parents,
 )
 from roomcast.gateway.api.openapi import description
 from roomcast.gateway.api.refusals import Refusal, wire
@@ -145,8 +146,9 @@ class Api:
                 return _refusal(400, Error.BAD_REQUEST, "the body is not JSON")
             except Refusal as refused:
                 return _refusal(200, refused.error, refused.why)
+            parents = Parents(request.headers.getall("traceparent", ()))
             call = ApiCall(
-                node, received_ms, late, self._payload_bytes_max, containers, self._turns
+                node, received_ms, late, self._payload_bytes_max, containers, self._turns, parents
             )
             try:
                 return _answer(await answering(call, params), 200)

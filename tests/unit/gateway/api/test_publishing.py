@@ -8,20 +8,23 @@ import asyncio
 import base64
 import gc
 import json
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 
 from roomcast.delivery.broadcaster import CHANNELS_BYTES_MAX, SIGNAL_BYTES_MAX
-from roomcast.gateway.api.methods import COMMANDS_AT_A_TIME
+from roomcast.gateway.api.methods import COMMANDS_AT_A_TIME, TRACED_A_CALL, Parents
 from roomcast.gateway.api.publishing import BROADCAST_CHANNELS_MAX
 from roomcast.gateway.api.refusals import Refusal
 from roomcast.log.appender import APPENDS_AT_ONCE
 from roomcast.log.idempotency import COMMIT_WITHIN_MS
 from roomcast.ports import Rejected, Throttled, UnknownOutcome
 from roomcast.wire.codes import Error
+from roomcast.wire.trace_context import TraceContext
 from tests.unit.gateway.api.conftest import CHANNEL, KEY, SIZE_LIMIT, Caller, Serve
+from tests.unit.recorder import Recorder
 from tests.unit.worlds import until
 
 
@@ -373,3 +376,51 @@ async def test_a_back_end_that_publishes_in_very_many_channels_keeps_no_client_w
         assert len(world.stream) - before <= 2 * APPENDS_AT_ONCE
     assert len(world.stream) < 2 * BROADCAST_CHANNELS_MAX, "it was under way"
     await asyncio.gather(*asking)
+
+
+TRACE = TraceContext("a" * 32, "b" * 16)
+
+
+async def test_a_publication_is_below_the_span_of_its_caller(serve: Serve) -> None:
+    tracer = Recorder(ratio=0.0)
+    caller = await serve(tracer=tracer)
+    headers = {"traceparent": TRACE.traceparent()}
+    for channel in (CHANNEL, "plain:room"):
+        await caller.post(json={"channel": channel, "data": 1}, headers=headers)
+    assert [span.parent for span in tracer.ended("publish")] == [TRACE, TRACE]
+    unsampled = {"traceparent": replace(TRACE, sampled=False).traceparent()}
+    tracer.ratio = 1.0
+    await caller.post(json={"channel": CHANNEL, "data": 2}, headers=unsampled)
+    assert len(tracer.ended("publish")) == 2, "the caller decides"
+
+
+@pytest.mark.parametrize("header", ["", "nonsense", "00-" + "0" * 32 + "-" + "0" * 16 + "-01"])
+async def test_a_header_that_is_no_trace_is_as_good_as_none(serve: Serve, header: str) -> None:
+    tracer = Recorder()
+    caller = await serve(tracer=tracer)
+    status, body = await caller.post(
+        json={"channel": CHANNEL, "data": 1}, headers={"traceparent": header}
+    )
+    assert (status, body["result"]["offset"]) == (200, 1)
+    [publish] = tracer.ended("publish")
+    assert publish.parent is None
+
+
+def test_two_headers_are_none() -> None:
+    assert Parents([TRACE.traceparent()] * 2).next() is None
+
+
+async def test_one_request_traces_its_first_publications_only(serve: Serve) -> None:
+    tracer = Recorder()
+    caller = await serve(tracer=tracer)
+    channels = [f"room{number}" for number in range(TRACED_A_CALL + 5)]
+    status, _ = await caller.post(
+        json={"channels": channels, "data": 1},
+        to="broadcast",
+        headers={"traceparent": TRACE.traceparent()},
+    )
+    assert status == 200
+    assert len(caller.node.world.stream) == len(channels)
+    publications = tracer.ended("publish")
+    assert [span.channel for span in publications] == channels[:TRACED_A_CALL]
+    assert {span.parent for span in publications} == {TRACE}
