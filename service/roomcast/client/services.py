@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from roomcast.auth.ports import Verifier
 from roomcast.client.departures import Departures
 from roomcast.client.session import Policy
-from roomcast.concurrency import FairPlaces, Portions, Turns
+from roomcast.concurrency import Crowd, FairPlaces, Portions, Turns
 from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.envelope import Signal
 from roomcast.delivery.ports import Sink
@@ -117,7 +117,8 @@ class Services:
     the others; False = it was dropped. `badge`: the node's, which ids of its clients begin with.
     `hide` tells all nodes to hide a channel's publications up to an offset. `background` runs work
     that outlives a connection; None = too much waits already. `hooks` calls the application's code.
-    `turns`: those of connections that have more commands than one turn takes. `tokens`: the
+    `crowd`: what all connections take in a turn, and `turns`: those of connections that have more
+    commands than one turn takes. `tokens`: the
     portions in which tokens are verified. `histories`: places of those that are read, which clients
     and the server API share, and `replies`: the portions in which their replies are made.
     `departures`: the portions in which connections that ended leave their channels.
@@ -142,6 +143,7 @@ class Services:
     hide: Callable[[str, int], None]
     background: Callable[[Coroutine[None, None, None]], asyncio.Task[None] | None]
     hooks: HookCalls
+    crowd: Crowd = field(default_factory=Crowd)
     turns: Turns = field(default_factory=lambda: Turns(TURNS_AT_ONCE))
     tokens: Portions = field(default_factory=lambda: Portions(TOKENS_A_TURN))
     histories: FairPlaces = field(

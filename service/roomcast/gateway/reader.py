@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import sleep
+from collections import deque
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +20,7 @@ from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType
 from aiohttp._websocket.reader import WebSocketDataQueue
 from aiohttp.http import WebSocketReader
 
-from roomcast.client.connection import Connection, Waiting
+from roomcast.client.connection import CROWD_BYTES, Connection, Waiting
 from roomcast.delivery.ports import Framer
 from roomcast.frozen import frozen
 from roomcast.gateway.deflate import INFLATED_A_TURN, Marks, Unreadable, inflated, inflating
@@ -31,11 +32,15 @@ from roomcast.wire.codes import Disconnect
 from roomcast.wire.commands import Reader
 
 __all__ = [
+    "CONTROL_BYTES",
     "CONTROL_FRAMES_BURST",
     "CONTROL_FRAMES_PER_S",
     "CONTROL_RATE",
+    "PARSED_AT_ONCE",
+    "PARSED_A_TURN",
     "ClientFrames",
     "Encoding",
+    "Parsing",
 ]
 
 # Pings and pongs of one connection. A client that sends one every few seconds never waits. Beyond
@@ -43,6 +48,15 @@ __all__ = [
 CONTROL_FRAMES_PER_S: Final = 20.0
 CONTROL_FRAMES_BURST: Final = 40.0
 CONTROL_RATE: Final = Rate(CONTROL_FRAMES_PER_S, CONTROL_FRAMES_BURST)
+
+# What one of them counts as in a turn of the event loop, among what all connections take.
+CONTROL_BYTES: Final = 512
+
+# Bytes that are parsed in one turn of the event loop, of all connections: some 4 ms, if they are
+# all frames of nothing. Hundreds of clients may send at the same moment what is read from each at a
+# time. So much is parsed at once in any case, so that who says little waits for nobody.
+PARSED_A_TURN: Final = 64 * 1024
+PARSED_AT_ONCE: Final = 256
 
 # Frames that a client may have sent before it saw this side's close. Beyond that nothing is read.
 _DROPPED_MAX: Final = 2048
@@ -125,15 +139,53 @@ class _Frames(WebSocketDataQueue):
         return message  # type: ignore[return-value]
 
 
+class Parsing:
+    """Bounds the bytes that are parsed in one turn of the event loop. One a node.
+
+    What there is no room for waits with its connection, which is not read meanwhile. First come,
+    first served.
+    """
+
+    __slots__ = ("_left", "_waiting")
+
+    def __init__(self) -> None:
+        self._left = PARSED_A_TURN
+        self._waiting: deque[ClientFrames] = deque()
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes are parsed in this turn. If not, the caller must wait."""
+        if size > PARSED_AT_ONCE and (self._waiting or self._left <= 0):
+            return False
+        self._take(size)
+        return True
+
+    def wait(self, frames: ClientFrames) -> None:
+        """Have `frames` parse what waits with it in a later turn."""
+        self._waiting.append(frames)
+
+    def _take(self, size: int) -> None:
+        if self._left == PARSED_A_TURN:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        self._left -= size
+
+    def _next_turn(self) -> None:
+        self._left = PARSED_A_TURN
+        while self._waiting and self._left > 0:
+            if size := self._waiting.popleft().parse():
+                self._take(size)
+
+
 class ClientFrames(asyncio.Protocol):
     """The protocol of one client's transport. It belongs to `node` from here on.
 
-    `frame_bytes_max`: a longer message is refused (1009). `left` is called when the connection is
+    `frame_bytes_max`: a longer message is refused (1009). `parsing`: what bounds that of all
+    connections. `left` is called when the connection is
     lost.
     """
 
     __slots__ = (
         "_bucket",
+        "_came",
         "_connection",
         "_dropped",
         "_encoding",
@@ -146,6 +198,7 @@ class ClientFrames(asyncio.Protocol):
         "_marks",
         "_node",
         "_parser",
+        "_parsing",
         "_task",
         "_transport",
         "_writer",
@@ -159,12 +212,16 @@ class ClientFrames(asyncio.Protocol):
         writer: Writer,
         encoding: Encoding,
         frame_bytes_max: int,
+        parsing: Parsing,
     ) -> None:
         self._node = node
         self._transport = transport
         self._writer = writer
         self._encoding = encoding
         self._frames = _Frames()
+        self._parsing = parsing
+        # What came and waits to be parsed; nothing is read meanwhile.
+        self._came = b""
         # None = no frame is taken any more.
         self._parser: WebSocketReader | None = WebSocketReader(
             self._frames,
@@ -202,6 +259,25 @@ class ClientFrames(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._parser is None:
             return
+        if self._parsing.has_room(len(data)):
+            self._parse(data)
+        else:
+            self._came = data
+            self._transport.pause_reading()
+            self._parsing.wait(self)
+
+    def parse(self) -> int:
+        """Take what waits to be parsed, and read on. Returns its bytes; 0 = nobody wants it."""
+        data, self._came = self._came, b""
+        if self._parser is None:
+            return 0
+        self._parse(data)
+        if not self._is_paused:
+            self._transport.resume_reading()
+        return len(data)
+
+    def _parse(self, data: bytes) -> None:
+        assert self._parser is not None, "frames are taken"
         if self._marks is not None:
             data = self._marks.take(data)
         self._parser.feed_data(data)
@@ -214,6 +290,9 @@ class ClientFrames(asyncio.Protocol):
     def eof_received(self) -> None:
         """The client says no more."""
         self._writer.half_closed()
+
+    def resume_writing(self) -> None:
+        self._writer.drained()
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002
         # First of all: the transport closes its descriptor next.
@@ -259,7 +338,8 @@ class ClientFrames(asyncio.Protocol):
                 self._end(_LOST)
             elif self._is_paused:
                 self._is_paused = False
-                self._transport.resume_reading()
+                if not self._came:
+                    self._transport.resume_reading()
 
     def _failed(self, error: Exception) -> None:
         _log.error("client_failed", client=self._connection.client, exc_info=error)
@@ -391,8 +471,14 @@ class ClientFrames(asyncio.Protocol):
         if wait_s > 0:
             services.counters.limited(Limit.CONTROL_RATE)
             return self._answer_later(message, wait_s)
+        if services.crowd.take(CONTROL_BYTES) > CROWD_BYTES:
+            return self._answer_in_turn(message)
         self._answer(message)
         return None
+
+    async def _answer_in_turn(self, message: WSMessage) -> None:
+        await self._node.services.turns.wait()
+        self._answer(message)
 
     async def _answer_later(self, message: WSMessage, wait_s: float) -> None:
         await sleep(wait_s)
@@ -411,6 +497,7 @@ class ClientFrames(asyncio.Protocol):
         self._is_over = True
         # At once: otherwise they wait for the collector, which comes after thousands of clients.
         self._parser = None
+        self._came = b""
         self._frames.clear()
         writer, client = self._writer, self._connection.client
         self._node.closed(self._connection)

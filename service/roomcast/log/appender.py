@@ -35,7 +35,7 @@ from roomcast.log.channel_log import (
 from roomcast.log.contention import Contention, RoundTrip
 from roomcast.log.idempotency import COMMIT_WITHIN_MS
 from roomcast.log.item import ITEM_BYTES_MAX, LogItem
-from roomcast.log.lane import LANE_BYTES_MAX, Lane, Waiting
+from roomcast.log.lane import FIRST_BYTES, LANE_BYTES_MAX, Lane, Waiting
 from roomcast.log.rules import Pending, Tail, item_tail
 from roomcast.observe.counters import AppendCounters
 from roomcast.ports import Clock, PortError, Throttled, UnknownOutcome
@@ -45,7 +45,6 @@ from roomcast.wire.publication import Publication, StreamPosition
 
 __all__ = [
     "APPENDS_AT_ONCE",
-    "FIRST_BYTES",
     "LITTLE_BYTES",
     "MUCH_BYTES_MAX",
     "NODE_BYTES_MAX",
@@ -68,10 +67,6 @@ APPENDS_A_TURN: Final = 2
 NODE_BYTES_MAX: Final = 64 * 1024 * 1024
 MUCH_BYTES_MAX: Final = 48 * 1024 * 1024
 LITTLE_BYTES: Final = ITEM_BYTES_MAX
-# A publication that always has room on the node, if its caller has none that waits: however many
-# callers fill the room, the others can say something. So beyond these bounds there is as much for
-# each caller.
-FIRST_BYTES: Final = 2 * 1024
 # The largest publication, without the brackets around it. An empty lane must have room for it.
 _PUBLICATION_BYTES_MAX: Final = ITEM_BYTES_MAX - 2
 assert _PUBLICATION_BYTES_MAX <= LANE_BYTES_MAX <= MUCH_BYTES_MAX < NODE_BYTES_MAX
@@ -189,7 +184,7 @@ class Appender:
             self.counters.publications["too_large"] += 1
             raise TooLarge("a publication that exceeds a log item")
         lane = self._lanes.get(channel) or Lane(Contention(self._round_trip))
-        if not (lane.has_room(pending.size) and self._has_room(pending.size, caller)):
+        if not (lane.has_room(pending.size, caller) and self._has_room(pending.size, caller)):
             # A channel of which nothing waits has no lane, or refusals would fill the memory.
             self.counters.publications["full"] += 1
             raise Full("too many publications wait to be appended")
@@ -200,8 +195,7 @@ class Appender:
             self._clock.now_ms() if received_ms is None else received_ms
         ) + COMMIT_WITHIN_MS
         submitted_s = self._clock.monotonic_s()
-        lane.queue.append(Waiting(pending, position, submitted_s, commit_by_ms, caller))
-        lane.bytes += pending.size
+        lane.add(Waiting(pending, position, submitted_s, commit_by_ms, caller))
         self._bytes += pending.size
         self._bytes_of[caller] += pending.size
         lane.history_ttl_ms = history_ttl_ms
@@ -498,8 +492,8 @@ class Appender:
     def _leave(self, lane: Lane, answered: Sequence[Waiting]) -> None:
         """Free the room of answered publications."""
         for waiting in answered:
+            lane.left(waiting)
             size = waiting.pending.size
-            lane.bytes -= size
             self._bytes -= size
             self._bytes_of[waiting.caller] -= size
             if not self._bytes_of[waiting.caller]:

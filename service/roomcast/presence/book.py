@@ -23,6 +23,7 @@ from roomcast.ports import Clock, PortError
 from roomcast.presence.lists import encoded
 from roomcast.presence.ports import Member, Presence
 from roomcast.presence.reads import PresenceReads
+from roomcast.rates import Rate, Seldom
 from roomcast.wire.publication import ClientInfo
 
 __all__ = [
@@ -56,6 +57,7 @@ EXITS_MAX: Final = 20_000
 LEASES_LEFT_MAX: Final = 100
 # Entries that are written or removed at once.
 ENTRIES_AT_ONCE: Final = 16
+_TOLD: Final = Rate(per_s=1.0, burst=1.0)
 
 _log = structlog.get_logger(__name__)
 
@@ -103,6 +105,7 @@ class PresenceBook:
         # could neither be removed nor remembered.
         self._leaving: Counter[str] = Counter()
         self._forgotten: dict[str, None] = {}
+        self._told = Seldom(_TOLD)
         self._listing = Turns(1)
         self._wake = asyncio.Event()
         self._listener = listener
@@ -163,7 +166,7 @@ class PresenceBook:
         if len(self._given_up) < EXITS_MAX:
             self._given_up[key] = info, self._clock.monotonic_s() + LATE_S
         else:
-            self._forget(node)
+            self._forget(node, channel, info)
 
     async def exit(self, channel: str, info: ClientInfo) -> None:
         """Remove an entry, also after a failed `enter`.
@@ -176,7 +179,7 @@ class PresenceBook:
         try:
             await self._remove(node, channel, info)
         except asyncio.CancelledError:
-            self._forget(node)
+            self._forget(node, channel, info)
             raise
         except PortError:
             self._not_removed(node, channel, info)
@@ -241,16 +244,20 @@ class PresenceBook:
         elif len(self._exits) < EXITS_MAX:
             self._exits[channel, info.client] = info
         else:
-            self._forget(node)
+            self._forget(node, channel, info)
 
     def _leave_old(self, node: str, channel: str, info: ClientInfo) -> None:
         if len(self._old) < EXITS_MAX:
             self._old[node, channel, info.client] = info
         else:
-            self._forget(node)
+            self._forget(node, channel, info)
         self._wake.set()
 
-    def _forget(self, node: str) -> None:
+    def _forget(self, node: str, channel: str, info: ClientInfo) -> None:
+        """Nobody removes the entry of `info` until `node` has ended: then the reaper does."""
+        self._presence.abandon(channel, Member(node, info))
+        if (passed_over := self._told.again(self._clock.monotonic_s())) is not None:
+            _log.warning("presence_entry_abandoned", channel=channel, passed_over=passed_over)
         self._forgotten[node] = None
         if len(self._forgotten) > LEASES_LEFT_MAX:
             del self._forgotten[next(iter(self._forgotten))]

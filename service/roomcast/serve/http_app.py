@@ -13,6 +13,7 @@ from aiohttp import web
 from roomcast.config import Config
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.api.server import Api
+from roomcast.gateway.backlog import Backlog
 from roomcast.gateway.deflate import Compression
 from roomcast.gateway.delayed import writer_maker
 from roomcast.gateway.door import GiveWay, end_proxied, name_no_version
@@ -55,7 +56,8 @@ def build_app(
         turnstile=Turnstile(handshakes) if handshakes else None,
         trusted_proxies=client.trusted_proxies,
     )
-    make_writer = writer_maker(client.write_delay_ms / 1000)
+    backlog = Backlog(client.queue_total_max_size, node.services.counters)
+    make_writer = writer_maker(client.write_delay_ms / 1000, backlog)
     gateway = WebSocketGateway(
         admission,
         message_size_limit=client.message_size_limit,

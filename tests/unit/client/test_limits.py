@@ -14,7 +14,14 @@ import pytest
 
 from roomcast.auth.verifier import sign_connection
 from roomcast.client import work as work_module
-from roomcast.client.connection import COMMAND_BYTES_MIN, PUSH_BYTES, TURN_BYTES
+from roomcast.client.connection import (
+    COMMAND_BYTES_MIN,
+    CROWD_BYTES,
+    CROWD_PUSH_BYTES,
+    FIRSTS_BYTES,
+    PUSH_BYTES,
+    TURN_BYTES,
+)
 from roomcast.client.publish import PUBLISH_WAIT_S
 from roomcast.client.services import (
     HISTORIES_AT_ONCE,
@@ -348,12 +355,64 @@ async def test_many_connections_together_let_the_event_loop_go_by() -> None:
         frame = lines(*({"id": 100 + index, "ping": {}} for index in range(commands)))
         await asyncio.gather(*(each.connection.receive(frame, read.reader) for each in clients))
 
-    await read.while_others_run(all_say(most - 1))
-    assert len(set(read.turns)) == 1, "what each may say at once"
-    read.turns.clear()
-    await read.while_others_run(all_say(4 * most))
-    assert len(read.turns) == count * 4 * most
-    assert max(Counter(read.turns).values()) == TURNS_AT_ONCE * most
+    # Also what each of them may say at once.
+    for commands in (most - 1, 4 * most):
+        read.turns.clear()
+        await read.while_others_run(all_say(commands))
+        assert len(read.turns) == count * commands
+        assert max(Counter(read.turns).values()) <= CROWD_BYTES // COMMAND_BYTES_MIN + count
+
+
+async def test_hundreds_that_choose_the_same_moment_let_the_event_loop_go_by() -> None:
+    """Each says no more than it may at once; and who says little waits for none of them."""
+    _, node = node_of(command_rate_limit=0.0)
+    most = TURN_BYTES // COMMAND_BYTES_MIN
+    clients = [await node.client() for _ in range(100)]
+    read, quiet = Read(), Read()
+
+    async def all_say() -> None:
+        frame = lines(*({"id": 100 + index, "ping": {}} for index in range(most - 1)))
+        saying = [each.connection.receive(frame, read.reader) for each in clients]
+        one = lines({"id": 100, "ping": {}})
+        await asyncio.gather(*saying, (await node.client()).connection.receive(one, quiet.reader))
+
+    await read.while_others_run(all_say())
+    assert len(read.turns) == len(clients) * (most - 1)
+    assert max(Counter(read.turns).values()) <= CROWD_BYTES // COMMAND_BYTES_MIN + len(clients)
+    assert quiet.turns == [0], "its own reader counts no turns, so it was the first"
+
+
+async def test_hundreds_of_large_commands_let_the_event_loop_go_by() -> None:
+    _, node = node_of(command_rate_limit=0.0, publish_rate_limit=0.0)
+    clients, read = [await node.client() for _ in range(50)], Read()
+    said = lines({"id": 100, "publish": {"channel": "c", "data": "x" * (TURN_BYTES - 200)}})
+
+    async def all_say() -> None:
+        await asyncio.gather(*(each.connection.receive(said, read.reader) for each in clients))
+
+    await read.while_others_run(all_say())
+    assert len(read.turns) == len(clients)
+    assert max(Counter(read.turns).values()) <= 2 * TURNS_AT_ONCE
+
+
+async def test_hundreds_that_publish_to_many_subscribers_let_the_event_loop_go_by() -> None:
+    """Each publishes once, which goes to all subscribers as it is taken."""
+    unordered = ChannelRules(ChannelOptions())
+    _, node = node_of(command_rate_limit=0.0, publish_rate_limit=0.0, rules=unordered)
+    count = FIRSTS_BYTES // CROWD_PUSH_BYTES // 16
+    members = [await node.client() for _ in range(count)]
+    for each in members:
+        await each.connection.receive(lines({"id": 2, "subscribe": {"channel": "c"}}))
+    clients, read = [await node.client() for _ in range(50)], Read()
+    said = lines({"id": 100, "publish": {"channel": "c", "data": 1}})
+
+    async def all_say() -> None:
+        await asyncio.gather(*(each.connection.receive(said, read.reader) for each in clients))
+
+    await read.while_others_run(all_say())
+    assert len(read.turns) == len(clients)
+    assert max(Counter(read.turns).values()) <= 16
+    assert node.assembly.hub.counters.pushes == len(clients) * count
 
 
 async def test_what_goes_to_many_subscribers_lets_the_event_loop_go_by() -> None:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Final
 
 import pytest
+from structlog.testing import capture_logs
 
 from roomcast.fleet.lease_record import Lease
 from roomcast.ports import PortError, Throttled, UnknownOutcome
@@ -425,6 +426,30 @@ async def test_writes_that_were_given_up_are_remembered_within_a_bound(
     world.fleet.clock.advance(LATE_S)
     await book.finish()
     assert not book.is_clean, "one was forgotten, and may be there"
+
+
+async def test_what_cannot_be_remembered_is_abandoned_and_told_now_and_then(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the table is out, clients come and go as often as they like."""
+    monkeypatch.setattr(presence_module, "EXITS_MAX", 2)
+    book, abandoned = world.books["a"], list[tuple[str, str]]()
+    monkeypatch.setattr(
+        book._presence,
+        "abandon",
+        lambda channel, member: abandoned.append((member.node, member.info.client)),
+    )
+    with capture_logs() as logs:
+        for client in ("c1", "c2", "c3", "c4"):
+            world.fleet.world.fail_next("remove", Throttled())
+            with pytest.raises(Throttled):
+                await book.exit(CHANNEL, info(client))
+    assert abandoned == [("a", "c3"), ("a", "c4")]
+    events = [each for each in logs if each["event"] == "presence_entry_abandoned"]
+    assert len(events) == 1
+    await book.finish()
+    assert not book.is_clean, "the lease is not dropped, so the reaper comes"
+    assert set(book.left_under) == {"a"}
 
 
 async def test_an_entry_that_was_under_way_when_the_lease_was_lost_is_written_again(
