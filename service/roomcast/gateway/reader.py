@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import sleep
-from collections import deque
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +23,7 @@ from roomcast.client.connection import CROWD_BYTES, Connection, Waiting
 from roomcast.delivery.ports import Framer
 from roomcast.frozen import frozen
 from roomcast.gateway.deflate import INFLATED_A_TURN, Marks, Unreadable, inflated, inflating
+from roomcast.gateway.parsing import Parsing
 from roomcast.gateway.writer import CLOSE_WAIT_S, Writer, pong_frame
 from roomcast.node.node import Node
 from roomcast.observe.counters import Limit, Transport
@@ -36,11 +36,8 @@ __all__ = [
     "CONTROL_FRAMES_BURST",
     "CONTROL_FRAMES_PER_S",
     "CONTROL_RATE",
-    "PARSED_AT_ONCE",
-    "PARSED_A_TURN",
     "ClientFrames",
     "Encoding",
-    "Parsing",
 ]
 
 # Pings and pongs of one connection. A client that sends one every few seconds never waits. Beyond
@@ -51,12 +48,6 @@ CONTROL_RATE: Final = Rate(CONTROL_FRAMES_PER_S, CONTROL_FRAMES_BURST)
 
 # What one of them counts as in a turn of the event loop, among what all connections take.
 CONTROL_BYTES: Final = 512
-
-# Bytes that are parsed in one turn of the event loop, of all connections: some 4 ms, if they are
-# all frames of nothing. Hundreds of clients may send at the same moment what is read from each at a
-# time. So much is parsed at once in any case, so that who says little waits for nobody.
-PARSED_A_TURN: Final = 64 * 1024
-PARSED_AT_ONCE: Final = 256
 
 # Frames that a client may have sent before it saw this side's close. Beyond that nothing is read.
 _DROPPED_MAX: Final = 2048
@@ -137,42 +128,6 @@ class _Frames(WebSocketDataQueue):
             self.size = 0
         # The reader decodes text, so it makes no message of another kind.
         return message  # type: ignore[return-value]
-
-
-class Parsing:
-    """Bounds the bytes that are parsed in one turn of the event loop. One a node.
-
-    What there is no room for waits with its connection, which is not read meanwhile. First come,
-    first served.
-    """
-
-    __slots__ = ("_left", "_waiting")
-
-    def __init__(self) -> None:
-        self._left = PARSED_A_TURN
-        self._waiting: deque[ClientFrames] = deque()
-
-    def has_room(self, size: int) -> bool:
-        """Whether so many bytes are parsed in this turn. If not, the caller must wait."""
-        if size > PARSED_AT_ONCE and (self._waiting or self._left <= 0):
-            return False
-        self._take(size)
-        return True
-
-    def wait(self, frames: ClientFrames) -> None:
-        """Have `frames` parse what waits with it in a later turn."""
-        self._waiting.append(frames)
-
-    def _take(self, size: int) -> None:
-        if self._left == PARSED_A_TURN:
-            asyncio.get_running_loop().call_soon(self._next_turn)
-        self._left -= size
-
-    def _next_turn(self) -> None:
-        self._left = PARSED_A_TURN
-        while self._waiting and self._left > 0:
-            if size := self._waiting.popleft().parse():
-                self._take(size)
 
 
 class ClientFrames(asyncio.Protocol):

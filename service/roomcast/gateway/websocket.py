@@ -23,7 +23,8 @@ from roomcast.gateway.deflate import Agreed, Compression, Deflater, agree
 from roomcast.gateway.delayed import WriterMaker
 from roomcast.gateway.door import SERVER, hand_over
 from roomcast.gateway.keys import NODE
-from roomcast.gateway.reader import ClientFrames, Encoding, Parsing
+from roomcast.gateway.parsing import FRAMES_A_TURN, Parsing
+from roomcast.gateway.reader import ClientFrames, Encoding
 from roomcast.gateway.stream import limit_silence, new_session
 from roomcast.gateway.writer import (
     BINARY_DATA,
@@ -167,7 +168,7 @@ class WebSocketGateway:
         self._packing = None if compression is None else _Packing(compression)
         self._frame_bytes_max = message_size_limit * FRAME_COMMANDS_ROOM
         self._queue_bytes_max = queue_bytes_max
-        self._parsing = Parsing()
+        self._parsing = Parsing(FRAMES_A_TURN)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answers a client's handshake. From then on, ClientFrames serves it."""

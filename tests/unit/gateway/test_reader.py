@@ -22,7 +22,8 @@ from roomcast.client.services import TURNS_AT_ONCE
 from roomcast.gateway import reader as reader_module
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.keys import NODE
-from roomcast.gateway.reader import CONTROL_BYTES, ClientFrames, Parsing
+from roomcast.gateway.parsing import Parsing
+from roomcast.gateway.reader import CONTROL_BYTES, ClientFrames
 from roomcast.gateway.websocket import WebSocketGateway
 from roomcast.gateway.writer import CLOSE_WAIT_S, text_frame
 from roomcast.wire.codes import Disconnect
@@ -145,8 +146,7 @@ async def test_of_many_clients_few_bytes_are_parsed_in_a_turn(
     """Hundreds of them can have the same moment: what is read of each at a time, as frames of
     nothing, held all others up for 0.3 s.
     """
-    monkeypatch.setattr(reader_module, "PARSED_A_TURN", 1000)
-    served.gateway._parsing = Parsing()
+    served.gateway._parsing = Parsing(1000)
     readers = []
     for _ in range(8):
         reader, _ = await served.visit(CONNECT)
@@ -174,11 +174,8 @@ async def test_of_many_clients_few_bytes_are_parsed_in_a_turn(
     assert all(client._transport.is_reading() for client in served.clients)
 
 
-async def test_who_says_little_is_heard_at_once(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reader_module, "PARSED_A_TURN", 1000)
-    served.gateway._parsing = Parsing()
+async def test_who_says_little_is_heard_at_once(served: Served) -> None:
+    served.gateway._parsing = Parsing(1000)
     for _ in range(4):
         await (await served.visit(CONNECT))[0].readuntil(b"}}")
     *many, one = served.clients
@@ -191,10 +188,9 @@ async def test_who_says_little_is_heard_at_once(
 
 @pytest.mark.parametrize("end", ["reset", "server"])
 async def test_who_is_gone_while_it_waits_to_be_parsed_keeps_nobody_waiting(
-    served: Served, end: str, monkeypatch: pytest.MonkeyPatch
+    served: Served, end: str
 ) -> None:
-    monkeypatch.setattr(reader_module, "PARSED_A_TURN", 1000)
-    served.gateway._parsing = Parsing()
+    served.gateway._parsing = Parsing(1000)
     visits = [await served.visit(CONNECT) for _ in range(4)]
     for reader, _ in visits:
         await reader.readuntil(b"}}")
