@@ -21,7 +21,7 @@ from typing import Final
 
 import structlog
 
-from roomcast.concurrency import FairPlaces
+from roomcast.concurrency import FairPlaces, Portions
 from roomcast.log.channel_log import (
     APPEND_DEADLINE_S,
     Appended,
@@ -44,6 +44,7 @@ from roomcast.wire.keys import is_valid_key
 from roomcast.wire.publication import Publication, StreamPosition
 
 __all__ = [
+    "ANSWERED_AT_ONCE",
     "APPENDS_AT_ONCE",
     "LITTLE_BYTES",
     "MUCH_BYTES_MAX",
@@ -61,6 +62,9 @@ APPENDS_AT_ONCE: Final = 64
 # of which aws/calls.py begins eight in a turn: so appends wait here, in the lines of their callers,
 # and their calls do not wait there.
 APPENDS_A_TURN: Final = 2
+# An append of more publications than these is delivered and answered in a turn for itself, which
+# takes up to 20 ms. A table that answers again after a while answers all appends at once.
+ANSWERED_AT_ONCE: Final = 16
 
 # Bytes of publications that may wait on the whole node. The last of this room is for callers who
 # have little waiting, or a few others could fill it.
@@ -144,6 +148,7 @@ class Appender:
         self._random = random
         self._round_trip = RoundTrip()
         self._places = FairPlaces(APPENDS_AT_ONCE, APPENDS_A_TURN)
+        self._answers = Portions(1)
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
         self._bytes = 0
         # The same by caller; none of them is 0.
@@ -299,6 +304,8 @@ class Appender:
             finally:
                 self._places.give_back()
             now_s = self._clock.monotonic_s()
+            if len(append.batch) > ANSWERED_AT_ONCE:
+                await self._answers.wait()
             if isinstance(outcome, Appended):
                 lane.learn(self._tail_of(outcome.item), now_s)
                 self._tell_safely(self._offer, outcome.item)

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from itertools import count
+from itertools import count, pairwise
 from math import inf
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ import structlog
 
 from roomcast.aws.clients import LOG_CONNECTIONS_MAX
 from roomcast.log import appender as appender_module
-from roomcast.log.appender import APPENDS_AT_ONCE, Appender, Full, TooLarge
+from roomcast.log.appender import ANSWERED_AT_ONCE, APPENDS_AT_ONCE, Appender, Full, TooLarge
 from roomcast.log.channel_log import (
     APPEND_DEADLINE_S,
     READ_DEADLINE_S,
@@ -795,6 +795,31 @@ async def test_publications_wait_within_bounds(fleet: Fleet, writer: Writer) -> 
     await asyncio.gather(*positions)
     assert (await writer.publish("room again")).offset == LANE_PUBLICATIONS_MAX + 2
     assert "one too many" not in logged(fleet.world)
+
+
+async def test_large_appends_that_are_in_at_once_are_answered_in_turns(
+    fleet: Fleet, writer: Writer
+) -> None:
+    """A table that answers again answers all of them."""
+    await asyncio.gather(*(writer.submit(0, f"c{number}") for number in range(10)))
+    held = fleet.traffic.hold("put_item", "answer")
+    first = [writer.submit(0, f"c{number}") for number in range(10)]
+    await held.arrived()
+    large = [
+        writer.submit(each, f"c{number}", caller=f"user {each}")
+        for number in range(8)
+        for each in range(ANSWERED_AT_ONCE + 1)
+    ]
+    small = [writer.submit(each, f"c{number}") for number in (8, 9) for each in range(3)]
+    held.release()
+    await asyncio.gather(*first)
+    answered = [0]
+    while answered[-1] < len(large):
+        await asyncio.sleep(0)
+        answered.append(sum(position.done() for position in large))
+        assert len(answered) < 100
+    assert max(after - before for before, after in pairwise(answered)) == ANSWERED_AT_ONCE + 1
+    assert all(position.done() for position in small)
 
 
 async def test_bytes_wait_within_bounds(
