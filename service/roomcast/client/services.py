@@ -28,6 +28,7 @@ from roomcast.wire.codes import Closing
 
 __all__ = [
     "ANSWER_LIMIT_S",
+    "FAILURES_A_TURN",
     "HISTORIES_AT_ONCE",
     "REPLIES_A_TURN",
     "TOKENS_A_TURN",
@@ -50,6 +51,9 @@ TURNS_AT_ONCE: Final = 4
 HISTORIES_AT_ONCE: Final = 32
 HISTORIES_A_TURN: Final = 2
 REPLIES_A_TURN: Final = 2
+# Commands whose time is over that are refused in one turn: some 5 ms. While a table does not
+# answer, those that came together are refused together.
+FAILURES_A_TURN: Final = 128
 # Tokens that are verified in one turn of the event loop. With some keys (ES384, ES512, RSA of 8,192
 # bits) one takes more than a millisecond, also if it is none, and strangers may send them as well.
 TOKENS_A_TURN: Final = 2
@@ -121,6 +125,7 @@ class Services:
     commands than one turn takes. `tokens`: the
     portions in which tokens are verified. `histories`: places of those that are read, which clients
     and the server API share, and `replies`: the portions in which their replies are made.
+    `failures`: the portions in which commands are refused that the tables did not answer in time.
     `departures`: the portions in which connections that ended leave their channels.
     """
 
@@ -150,5 +155,6 @@ class Services:
         default_factory=lambda: FairPlaces(HISTORIES_AT_ONCE, HISTORIES_A_TURN)
     )
     replies: Portions = field(default_factory=lambda: Portions(REPLIES_A_TURN))
+    failures: Portions = field(default_factory=lambda: Portions(FAILURES_A_TURN))
     departures: Departures = field(default_factory=Departures)
     counters: ClientCounters = field(default_factory=ClientCounters)

@@ -8,11 +8,14 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Coroutine
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from roomcast.auth.verifier import sign_connection
+from roomcast.client import read as read_module
+from roomcast.client import subscribe as subscribe_module
 from roomcast.client import work as work_module
 from roomcast.client.connection import (
     COMMAND_BYTES_MIN,
@@ -38,7 +41,17 @@ from roomcast.testing.memory import ManualClock
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 from roomcast.wire.codes import Disconnect
 from roomcast.wire.commands import JSON_FRAMES, Bounds, Command, Reader
-from tests.unit.worlds import SECRET, Client, Fleet, LocalNode, logged, running, settled, until
+from tests.unit.worlds import (
+    SECRET,
+    Client,
+    Fleet,
+    LocalNode,
+    logged,
+    running,
+    settled,
+    standing_still,
+    until,
+)
 
 TOO_MANY = 111
 
@@ -635,3 +648,34 @@ async def test_one_client_subscribes_to_a_few_channels_at_a_time() -> None:
     held.release()
     for command_id in await saying:
         assert "subscribe" in await client.answer(command_id)
+
+
+@pytest.mark.parametrize("method", ["subscribe", "presence"])
+async def test_of_commands_whose_time_is_over_at_once_few_are_refused_in_a_turn(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the table does not answer, those that came together are refused together."""
+    monkeypatch.setattr(subscribe_module, "SUBSCRIBE_LIMIT_S", 0.05)
+    monkeypatch.setattr(read_module, "PRESENCE_LIMIT_S", 0.05)
+    rules = ChannelRules(ChannelOptions(history_size=10, history_ttl_s=60, presence=True))
+    fleet = Fleet()
+    node = fleet.node(command_rate_limit=0.0, rules=rules)
+    monkeypatch.setattr(node.assembly.node.services.failures, "_a_turn", 3)
+    monkeypatch.setattr(node.assembly.node.services.failures, "_left", 3)
+    fleet.traffic.hold("newest", "call")
+    fleet.traffic.hold("members", "call")
+    clients = [await node.client() for _ in range(20)]
+    loop = asyncio.get_running_loop()
+    with standing_still():
+        for client in clients:
+            await client.say({method: {"channel": f"{client.connection.client}"}})
+        await settled()
+        now = loop.time() + 1
+        loop.time = lambda: now  # type: ignore[method-assign]  # all of them are over now
+        refused = [0]
+        while refused[-1] < len(clients):
+            await asyncio.sleep(0)
+            codes = node.assembly.node.services.counters.commands
+            refused.append(codes.get((method, 100), 0))
+            assert len(refused) < 200
+    assert max(after - before for before, after in pairwise(refused)) <= 3
