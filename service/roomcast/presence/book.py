@@ -8,11 +8,11 @@ Entries belong to a lease. A node that lost its lease writes them again under it
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, Protocol, TypeVar
 
 import structlog
@@ -34,6 +34,7 @@ __all__ = [
     "LEASES_LEFT_MAX",
     "LISTED_A_TURN",
     "LIST_BYTES_MAX",
+    "MOVED_A_TURN",
     "PresenceBook",
     "ReentryListener",
 ]
@@ -57,6 +58,8 @@ EXITS_MAX: Final = 20_000
 LEASES_LEFT_MAX: Final = 100
 # Entries that are written or removed at once.
 ENTRIES_AT_ONCE: Final = 16
+# Entries of a lost lease that are remembered in one turn of the event loop: some 5 ms.
+MOVED_A_TURN: Final = 1_000
 _TOLD: Final = Rate(per_s=1.0, burst=1.0)
 
 _log = structlog.get_logger(__name__)
@@ -101,6 +104,8 @@ class PresenceBook:
         # Entries under lost leases, by lease, channel and client. The reaper may have looked before
         # they were written.
         self._old: OrderedDict[tuple[str, str, str], ClientInfo] = OrderedDict()
+        # By lost lease, the entries that are yet to be among those.
+        self._moved: deque[tuple[str, deque[tuple[str, ClientInfo]]]] = deque()
         # The number of entries that are being removed, by lease; and the leases of entries that
         # could neither be removed nor remembered.
         self._leaving: Counter[str] = Counter()
@@ -205,7 +210,7 @@ class PresenceBook:
         """Whether no entry of this node is stored any more, after all clients have left."""
         here = self._here or self._unwritten
         left = self._exits or self._old or self._leaving or self._given_up or self._forgotten
-        return not (here or left)
+        return not (here or left or self._moved)
 
     @property
     def left_under(self) -> Collection[str]:
@@ -215,6 +220,7 @@ class PresenceBook:
         """
         lost = (
             {node: None for node, _, _ in (*self._old, *self._given_up)}
+            | {node: None for node, _ in self._moved}
             | self._forgotten
             | dict.fromkeys(self._leaving)
         )
@@ -228,11 +234,22 @@ class PresenceBook:
         The reaper removes the old ones as well, but only those that existed when it looked.
         """
         old, self._node = self._node, node
-        for (channel, _), info in (*self._here.items(), *self._exits.items()):
-            self._leave_old(old, channel, info)
+        if self._here or self._exits:
+            entries = chain(self._here.items(), self._exits.items())
+            self._moved.append((old, deque((channel, info) for (channel, _), info in entries)))
         self._exits.clear()
         self._unwritten = OrderedDict(self._here)
         self._wake.set()
+
+    async def _leave_moved(self) -> None:
+        """Remember the entries under lost leases, MOVED_A_TURN in one turn."""
+        while self._moved:
+            node, entries = self._moved[0]
+            for _ in range(min(MOVED_A_TURN, len(entries))):
+                self._leave_old(node, *entries.popleft())
+            if not entries:
+                self._moved.popleft()
+            await asyncio.sleep(0)
 
     def _not_removed(self, node: str, channel: str, info: ClientInfo) -> None:
         """Remember an entry under `node` that may exist though its client has left.
@@ -274,6 +291,7 @@ class PresenceBook:
             self._wake.clear()
             await self._write_again()
             self._look_after_late_writes()
+            await self._leave_moved()
             await self._remove_old()
             await self._retry_exits()
 
@@ -283,6 +301,7 @@ class PresenceBook:
         The caller bounds the time.
         """
         self._look_after_late_writes()
+        await self._leave_moved()
         await self._remove_old()
         await self._retry_exits()
 

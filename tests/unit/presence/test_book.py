@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import Final
 
 import pytest
@@ -16,7 +17,7 @@ from roomcast.presence.book import LATE_S, LEASES_LEFT_MAX, PresenceBook
 from roomcast.presence.reads import CACHE_S
 from roomcast.testing.memory import MemoryLeases, MemoryPresence
 from roomcast.wire.publication import ClientInfo
-from tests.unit.worlds import Fleet, info, settled, until
+from tests.unit.worlds import Fleet, info, running, settled, until
 
 CHANNEL: Final = "room"
 LEASE_S: Final = 60
@@ -581,6 +582,25 @@ async def test_entries_that_could_not_be_written_again_are_tried_again(
     book.move("a2")
     await until(lambda: {("a2", "c1"), ("a2", "c2")} <= set(world.fleet.world.presence[CHANNEL]))
     running.cancel()
+
+
+async def test_a_lease_with_many_entries_is_left_in_turns(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence_module, "MOVED_A_TURN", 3)
+    book = world.books["a"]
+    for number in range(10):
+        await book.enter(CHANNEL, info(f"c{number}"))
+    left = list[int]()
+    monkeypatch.setattr(book, "_remove_old", lambda: asyncio.sleep(0))
+    book.move("a2")
+    assert set(book.left_under) == {"a", "a2"}
+    async with running(book.run()):
+        while len(book._old) < 10:
+            left.append(len(book._old))
+            await asyncio.sleep(0)
+    assert max(after - before for before, after in pairwise([*left, 10])) == 3
+    assert {node for node, _, _ in book._old} == {"a"}
 
 
 async def test_exits_to_be_tried_again_are_bounded(
