@@ -20,7 +20,7 @@ from aiohttp.http_parser import RawRequestMessage
 
 from roomcast.concurrency import Turns
 from roomcast.gateway.faults import server_logger
-from roomcast.gateway.parsing import REQUESTS_A_TURN, Parsing
+from roomcast.gateway.parsing import PARSED_AT_ONCE, REQUESTS_A_TURN, Parsing
 from roomcast.rates import Rate, Seldom
 
 __all__ = [
@@ -151,7 +151,8 @@ class _Guest(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self._unwanted is not None:
             return
-        if not self._came and self._door.parsing.has_room(len(data)):
+        is_little = len(data) <= PARSED_AT_ONCE
+        if not self._came and (is_little or self._door.parsing.has_room(len(data))):
             self._parse(data)
             return
         assert self.wire is not None, "it is connected"

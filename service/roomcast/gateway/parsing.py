@@ -15,7 +15,7 @@ __all__ = ["FRAMES_A_TURN", "PARSED_AT_ONCE", "REQUESTS_A_TURN", "Parser", "Pars
 # chunks of one byte.
 FRAMES_A_TURN: Final = 64 * 1024
 REQUESTS_A_TURN: Final = 16 * 1024
-# So much is parsed at once in any case, so that who says little waits for nobody.
+# So much is parsed at once, without asking, so that who says little waits for nobody.
 PARSED_AT_ONCE: Final = 256
 
 
@@ -37,7 +37,7 @@ class Parsing:
 
     def has_room(self, size: int) -> bool:
         """Whether so many bytes are parsed in this turn. If not, the caller must wait."""
-        if size > PARSED_AT_ONCE and (self._waiting or self._left <= 0):
+        if self._waiting or self._left <= 0:
             return False
         self._take(size)
         return True

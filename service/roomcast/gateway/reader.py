@@ -23,7 +23,7 @@ from roomcast.client.connection import CROWD_BYTES, Connection, Waiting
 from roomcast.delivery.ports import Framer
 from roomcast.frozen import frozen
 from roomcast.gateway.deflate import INFLATED_A_TURN, Marks, Unreadable, inflated, inflating
-from roomcast.gateway.parsing import Parsing
+from roomcast.gateway.parsing import PARSED_AT_ONCE, Parsing
 from roomcast.gateway.writer import CLOSE_WAIT_S, Writer, pong_frame
 from roomcast.node.node import Node
 from roomcast.observe.counters import Limit, Transport
@@ -214,7 +214,7 @@ class ClientFrames(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._parser is None:
             return
-        if self._parsing.has_room(len(data)):
+        if len(data) <= PARSED_AT_ONCE or self._parsing.has_room(len(data)):
             self._parse(data)
         else:
             self._came = data

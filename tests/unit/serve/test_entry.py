@@ -17,8 +17,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @pytest.fixture(autouse=True)
 def own_handlers() -> Iterator[None]:
-    """The process goes on after the test."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    """The process goes on after the test, and with it when one fails."""
+    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
