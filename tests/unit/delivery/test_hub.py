@@ -188,7 +188,7 @@ async def test_of_those_who_lose_a_channel_few_are_told_in_a_turn(
     made.lost("a")
     made.lost("b")
     made.publish("a", sent(b"1"))
-    turns = []
+    turns = list[int]()
     while sum(turns) < len(subscribers):
         told = sum(len(each.lost_channels) for each in subscribers)
         turns.append(told - sum(turns))

@@ -865,7 +865,7 @@ async def test_many_callers_leave_each_other_room_for_something_small_in_the_sam
     fleet: Fleet, writer: Writer
 ) -> None:
     held = fleet.traffic.hold("newest")
-    positions = []
+    positions = list[asyncio.Future[StreamPosition]]()
     for number in range(200):
         with suppress(Full):
             positions.extend(writer.submit("x", caller=f"user {number}") for _ in count())
