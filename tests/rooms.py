@@ -89,7 +89,7 @@ ROOMS: Final[Mapping[str, Room]] = {
         "client concurrency delivery fleet frozen log node observe ports presence rates wire auth __version__",
         "aiohttp orjson structlog",
     ),
-    "presence": _room("who is in a channel", "concurrency fleet ports wire", "structlog"),
+    "presence": _room("who is in a channel", "concurrency fleet ports rates wire", "structlog"),
     "fleet": _room(
         "what nodes know of each other: lease, roster, orders, what they hold",
         "auth backoff concurrency delivery log observe ports rates wire",

@@ -129,6 +129,27 @@ class Portions:
                 turn.set_result(None)
 
 
+class Crowd:
+    """Counts what all take together in one turn of the event loop. `turn`: its number."""
+
+    __slots__ = ("_taken", "turn")
+
+    def __init__(self) -> None:
+        self._taken = 0
+        self.turn = 0
+
+    def take(self, cost: int) -> int:
+        """Somebody takes something, which costs more than nothing. Returns what all took so far."""
+        if not self._taken:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        self._taken += cost
+        return self._taken
+
+    def _next_turn(self) -> None:
+        self._taken = 0
+        self.turn += 1
+
+
 class Lines(Generic[T]):
     """Who waits, each in the line of a caller. First come, first served within a line, and the
     lines take turns. A line that is new has its first turn soon: every other one is for those that

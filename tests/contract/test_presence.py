@@ -245,6 +245,21 @@ async def test_what_a_node_left_behind_is_found_and_removed(backend: Backend) ->
 
 
 @SHARDED_TOO
+async def test_who_was_abandoned_is_found_and_removed_by_the_clean_up(backend: Backend) -> None:
+    """Also when another has left the channel since."""
+    presence, reaper = backend.presence(), backend.presence()
+    await presence.add("room", member("c1"))
+    presence.abandon("room", member("c1"))
+    await presence.add("room", member("c2"))
+    await presence.remove("room", member("c2"))
+    assert list(await reaper.channels("node-1")) == ["room"]
+    assert list(await reaper.entries("node-1", "room")) == [member("c1").info]
+    assert await reaper.clear("node-1", "room")
+    assert not await reaper.channels("node-1")
+    assert not await reaper.members("room")
+
+
+@SHARDED_TOO
 async def test_clearing_is_idempotent(backend: Backend) -> None:
     presence = backend.presence()
     assert not await presence.channels("node-1")

@@ -166,7 +166,7 @@ async def test_a_client_that_stops_reading_is_cut_off_and_the_others_get_everyth
     most, cut_off_at, gone_at = 0, None, None
     for number in range(1, PUBLICATIONS + 1):
         await server.publish(number)
-        most = max(most, writer._transport.get_write_buffer_size())
+        most = max(most, writer.waiting_bytes)
         if cut_off_at is None and writer.closed_with is not None:
             cut_off_at = time.monotonic()
         # Nobody waits for it: each publication is with every reader before the next one is made.
@@ -179,7 +179,7 @@ async def test_a_client_that_stops_reading_is_cut_off_and_the_others_get_everyth
     assert gone_at - cut_off_at <= CLOSE_WAIT_S + SLACK_S
     # One frame may begin below the bound; then come at most its rest and a close frame.
     assert QUEUE_BYTES_MAX < most <= QUEUE_BYTES_MAX + 2 * PUBLICATION_BYTES
-    assert writer._transport.get_write_buffer_size() == 0, "what waited for it is given back"
+    assert writer.waiting_bytes == 0, "what waited for it is given back"
     assert server.subscribers == READERS
     for reader in readers:
         assert [int(data[:6]) for data in reader.data(CHANNEL)] == list(range(1, PUBLICATIONS + 1))
@@ -222,7 +222,7 @@ async def test_what_waits_for_many_that_do_not_read_is_bounded(server: Server) -
     most = 0
     for number in range(1, PUBLICATIONS + 1):
         await server.publish(number)
-        most = max(most, sum(writer._transport.get_write_buffer_size() for _, writer in stalled))
+        most = max(most, sum(writer.waiting_bytes for _, writer in stalled))
         await reader.published(CHANNEL, number)
     assert all(writer.closed_with is Disconnect.SLOW for _, writer in stalled)
     assert most <= len(stalled) * (QUEUE_BYTES_MAX + 2 * PUBLICATION_BYTES)
@@ -247,7 +247,7 @@ async def test_a_slow_client_of_small_messages_is_told_that_it_is_slow(server: S
         await server.publish(number, size=0)
         await reader.published(CHANNEL, number)
         stuck = stuck + 1 if writer.unsent_bytes else 0
-    assert writer._transport.get_write_buffer_size() == 0, "nothing that waits in this process"
+    assert writer.waiting_bytes == 0, "nothing that waits in this process"
     for connection in list(server.node.assembly.node._connections):
         connection._lifetime._ping()
         connection._lifetime._no_pong()

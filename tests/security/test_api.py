@@ -60,6 +60,7 @@ BODIES: Final[list[tuple[str, dict[str, Any]]]] = [
     ("presence_stats", {"channel": "room"}),
     ("channels", {"pattern": "ro*"}),
     ("info", {}),
+    ("drain", {"node": "nobody"}),
     (
         "batch",
         {"commands": [{"publish": {"channel": "room", "data": 1}}, {"info": {}}], "parallel": True},

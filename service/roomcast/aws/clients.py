@@ -26,7 +26,7 @@ from roomcast.aws.errors import (
     demand_request_ids,
     port_errors,
 )
-from roomcast.aws.lean import LeanClient
+from roomcast.aws.lean import ANSWER_BYTES_MAX, LeanClient
 from roomcast.ports import PortError
 
 __all__ = ["AwsClients", "connect"]
@@ -62,16 +62,42 @@ class AwsClients:
     autoscaling: Any | None = None
 
 
+class _BoundedAnswer(aiohttp.ClientResponse):
+    """An answer of ANSWER_BYTES_MAX at most: the SDK would keep one without end until its time is
+    over.
+    """
+
+    async def read(self) -> bytes:
+        """Called once. Raises ClientPayloadError."""
+        body = bytearray()
+        try:
+            async for part in self.content.iter_any():
+                body += part
+                if len(body) > ANSWER_BYTES_MAX:
+                    raise aiohttp.ClientPayloadError(f"more than {ANSWER_BYTES_MAX} bytes")
+        except BaseException:
+            self.close()
+            raise
+        await self.wait_for_close()
+        return bytes(body)
+
+
 class _ReadySession(AIOHTTPSession):  # type: ignore[misc]  # the SDK has no types
     """The SDK's HTTP session, which makes its TLS context when it is opened, not at the first call.
 
-    Reading the certificates blocks the event loop for 20 ms a client.
+    Reading the certificates blocks the event loop for 20 ms a client. Its answers have a bound.
     """
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         await self._get_session(None)
         return self
+
+    async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
+        session: aiohttp.ClientSession = await super()._get_session(proxy_url)
+        # The SDK has no parameter for it.
+        session._response_class = _BoundedAnswer  # noqa: SLF001
+        return session
 
     def straight(self, url: str) -> aiohttp.ClientSession | None:
         """What connects to `url` without a proxy. None: a proxy is configured."""

@@ -86,6 +86,8 @@ _DELETE_ATTEMPTS_MAX: Final = 6
 _DELETE_BACKOFF: Final = Backoff(0.1, 3.2)
 # Locks for writes of "node" rows. Channels share a lock by hash.
 _LOCKS: Final = 64
+# Leases whose entries were abandoned: those of some hours. Older ones are cleaned up by then.
+_ABANDONED_MAX: Final = 100
 _SEPARATOR: Final = "#"
 # The attribute with the number of the write, and that with the number of presence shards.
 _WRITE: Final = "write"
@@ -169,6 +171,9 @@ class DynamoPresence:
         # written.
         self._clients: dict[tuple[str, str], set[str]] = {}
         self._listed: set[tuple[str, str]] = set()
+        # Nodes with entries that nobody will remove: their "node" rows stay, by which the clean-up
+        # finds them. They are leases of this node that were lost, and the present one.
+        self._abandoned: dict[str, None] = {}
         # The number of the newest write or removal.
         self._write = 0
         self._locks = tuple(asyncio.Lock() for _ in range(_LOCKS))
@@ -180,6 +185,20 @@ class DynamoPresence:
     async def keep_out(self, channel: str, member: Member) -> None:
         # The item has a number, which refuses a write with a lower one.
         await self._write_entry(channel, member, self._entry_key(channel, member))
+
+    def abandon(self, channel: str, member: Member) -> None:
+        node = member.node
+        self._abandoned[node] = None
+        if len(self._abandoned) > _ABANDONED_MAX:
+            del self._abandoned[next(iter(self._abandoned))]
+        if (clients := self._clients.get((node, channel))) is not None:
+            clients.discard(member.info.client)
+            if not clients:
+                self._forget(node, channel)
+
+    def _forget(self, node: str, channel: str) -> None:
+        self._clients.pop((node, channel), None)
+        self._listed.discard((node, channel))
 
     def _entry_key(self, channel: str, member: Member) -> Mapping[str, Any]:
         client = member.info.client
@@ -206,13 +225,15 @@ class DynamoPresence:
             if clients is None:
                 return
             clients.discard(client)
-            if not clients:
+            if not clients and node in self._abandoned:
+                self._forget(node, channel)
+            elif not clients:
                 # Not certain any more, whatever becomes of the calls.
                 self._listed.discard((node, channel))
                 if self._shards(channel) > 1:
                     await self._delete(_key(channel_key(channel), member_key(node, "")))
                 await self._delete(_key(node_key(node), channel))
-                del self._clients[node, channel]
+                self._forget(node, channel)
 
     async def members(self, channel: str) -> Sequence[Member]:
         found, shards = _Found(), self._shards(channel)
@@ -296,7 +317,7 @@ class DynamoPresence:
                 await self._client.delete_item(
                     TableName=self._table, Key=_key(node_key(node), channel)
                 )
-            self._clients.pop((node, channel), None)
+            self._forget(node, channel)
         return True
 
     async def _left(self, node: str, channel: str, attributes: str) -> Sequence[_Page]:

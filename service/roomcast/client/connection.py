@@ -43,7 +43,7 @@ from roomcast.client.peer import Peer
 from roomcast.client.publish import Publishing
 from roomcast.client.read import Reading
 from roomcast.client.server_orders import ClientOrders
-from roomcast.client.services import Services, Socket
+from roomcast.client.services import TURNS_AT_ONCE, Services, Socket
 from roomcast.client.session import Session
 from roomcast.client.subscribe import Subscribing, limit_from_now
 from roomcast.client.subscriptions import Subscriptions
@@ -62,7 +62,16 @@ from roomcast.wire.commands import (
     Reader,
 )
 
-__all__ = ["COMMAND_BYTES_MIN", "PUSH_BYTES", "TURN_BYTES", "Connection", "Waiting"]
+__all__ = [
+    "COMMAND_BYTES_MIN",
+    "CROWD_BYTES",
+    "CROWD_PUSH_BYTES",
+    "FIRSTS_BYTES",
+    "PUSH_BYTES",
+    "TURN_BYTES",
+    "Connection",
+    "Waiting",
+]
 
 # The bytes of commands that one connection takes before the others have their turn, and the least
 # that a command counts as. So many bytes, or 16 commands, take a few ms.
@@ -71,6 +80,12 @@ COMMAND_BYTES_MIN: Final = 2 * 1024
 # What a push to one subscriber counts as: some thirty of them take as long as a small command.
 # Without history a publication goes to all subscribers here as it is taken.
 PUSH_BYTES: Final = 64
+# The bytes that all connections together take in one turn: hundreds may choose the same moment.
+# Beyond that each takes one small command, up to FIRSTS_BYTES in all, so that who says little waits
+# for nobody. And what a push counts as among these, which is as long as it takes.
+CROWD_BYTES: Final = TURNS_AT_ONCE * TURN_BYTES
+FIRSTS_BYTES: Final = 8 * CROWD_BYTES
+CROWD_PUSH_BYTES: Final = 256
 
 # Bytes of a client's id that are random.
 _RANDOM_BYTES: Final = (CLIENT_DIGITS + 1) // 2
@@ -104,8 +119,10 @@ class Connection:
         self._read_s = 0.0
         # Whether no further command is taken, because the node is about to end.
         self._is_leaving = False
-        # Bytes taken in this turn, counted as for TURN_BYTES.
+        # Bytes taken since it last waited for a turn, counted as for TURN_BYTES; and the last turn
+        # in which it took any.
         self._taken = 0
+        self._turn = -1
 
         self._peer = peer = Peer(self.session, socket, self._counters, self)
         self._work = work = Work(peer)
@@ -246,9 +263,12 @@ class Connection:
         Otherwise other connections run before it. A frame of many commands, or many frames at once,
         would hold the event loop.
         """
-        cost = max(COMMAND_BYTES_MIN, size)
+        cost, crowd = max(COMMAND_BYTES_MIN, size), self._services.crowd
         self._taken += cost
-        if self._taken <= TURN_BYTES:
+        is_little = cost == COMMAND_BYTES_MIN and self._turn != crowd.turn
+        self._turn = crowd.turn
+        has_room = crowd.take(cost) <= (FIRSTS_BYTES if is_little else CROWD_BYTES)
+        if has_room and self._taken <= TURN_BYTES:
             return True
         self._taken = cost
         return False
@@ -288,9 +308,12 @@ class Connection:
 
     def _count_pushes(self, before: int) -> None:
         """Count the pushes since there were `before` as bytes of this turn."""
-        pushed = (self._services.dispatcher.pushes - before) * PUSH_BYTES
+        count = self._services.dispatcher.pushes - before
+        pushed = count * PUSH_BYTES
         if pushed > COMMAND_BYTES_MIN:
             self._taken += pushed - COMMAND_BYTES_MIN
+        if count:
+            self._services.crowd.take(count * CROWD_PUSH_BYTES)
 
     def _carry_out_command(self, command: Command) -> Waiting | None:
         self._counters.received_bytes += command.size

@@ -51,6 +51,7 @@ class Reading:
             async with asyncio.timeout(PRESENCE_LIMIT_S), self._presences:
                 await self._read_presence(effect)
         except TimeoutError:
+            await self._services.failures.wait()
             reason = f"not done within {PRESENCE_LIMIT_S} s"
             _log.warning("presence_failed", channel=effect.channel, reason=reason)
             self._peer.fail(effect.id, Error.INTERNAL)

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from roomcast.auth.ports import Verifier
 from roomcast.client.departures import Departures
 from roomcast.client.session import Policy
-from roomcast.concurrency import FairPlaces, Portions, Turns
+from roomcast.concurrency import Crowd, FairPlaces, Portions, Turns
 from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.envelope import Signal
 from roomcast.delivery.ports import Sink
@@ -28,6 +28,7 @@ from roomcast.wire.codes import Closing
 
 __all__ = [
     "ANSWER_LIMIT_S",
+    "FAILURES_A_TURN",
     "HISTORIES_AT_ONCE",
     "REPLIES_A_TURN",
     "TOKENS_A_TURN",
@@ -50,6 +51,9 @@ TURNS_AT_ONCE: Final = 4
 HISTORIES_AT_ONCE: Final = 32
 HISTORIES_A_TURN: Final = 2
 REPLIES_A_TURN: Final = 2
+# Commands whose time is over that are refused in one turn: some 5 ms. While a table does not
+# answer, those that came together are refused together.
+FAILURES_A_TURN: Final = 128
 # Tokens that are verified in one turn of the event loop. With some keys (ES384, ES512, RSA of 8,192
 # bits) one takes more than a millisecond, also if it is none, and strangers may send them as well.
 TOKENS_A_TURN: Final = 2
@@ -117,9 +121,11 @@ class Services:
     the others; False = it was dropped. `badge`: the node's, which ids of its clients begin with.
     `hide` tells all nodes to hide a channel's publications up to an offset. `background` runs work
     that outlives a connection; None = too much waits already. `hooks` calls the application's code.
-    `turns`: those of connections that have more commands than one turn takes. `tokens`: the
+    `crowd`: what all connections take in a turn, and `turns`: those of connections that have more
+    commands than one turn takes. `tokens`: the
     portions in which tokens are verified. `histories`: places of those that are read, which clients
     and the server API share, and `replies`: the portions in which their replies are made.
+    `failures`: the portions in which commands are refused that the tables did not answer in time.
     `departures`: the portions in which connections that ended leave their channels.
     """
 
@@ -142,11 +148,13 @@ class Services:
     hide: Callable[[str, int], None]
     background: Callable[[Coroutine[None, None, None]], asyncio.Task[None] | None]
     hooks: HookCalls
+    crowd: Crowd = field(default_factory=Crowd)
     turns: Turns = field(default_factory=lambda: Turns(TURNS_AT_ONCE))
     tokens: Portions = field(default_factory=lambda: Portions(TOKENS_A_TURN))
     histories: FairPlaces = field(
         default_factory=lambda: FairPlaces(HISTORIES_AT_ONCE, HISTORIES_A_TURN)
     )
     replies: Portions = field(default_factory=lambda: Portions(REPLIES_A_TURN))
+    failures: Portions = field(default_factory=lambda: Portions(FAILURES_A_TURN))
     departures: Departures = field(default_factory=Departures)
     counters: ClientCounters = field(default_factory=ClientCounters)

@@ -99,6 +99,7 @@ class Subscribing:
                     else:
                         await self._join(effect, subscription)
         except (PortError, TimeoutError) as error:
+            await self._services.failures.wait()
             _log.warning(
                 "subscribe_failed",
                 channel=channel,
@@ -195,6 +196,7 @@ class Subscribing:
         try:
             await self._join_all(effects, subscriptions, answer, limit_s)
         except (PortError, TimeoutError) as error:
+            await self._services.failures.wait()
             answer.refuse(_reason_of(error))
         finally:
             done.set_result(None)

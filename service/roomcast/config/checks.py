@@ -34,6 +34,11 @@ def conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str, 
             "client.write_delay",
             f"must be below client.pong_timeout_s ({client.pong_timeout_s:g} s)",
         )
+    if client.queue_total_max_size < client.queue_max_size:
+        yield (
+            "client.queue_total_max_size",
+            f"must be at least client.queue_max_size ({client.queue_max_size})",
+        )
     for network in client.trusted_proxies:
         if not _is_network(network):
             yield (

@@ -178,6 +178,16 @@ class ClientConfig:
         unit="bytes",
         within=(1024 * 1024, 256 * 1024 * 1024),
     )
+    queue_total_max_size: int = declare(
+        256 * 1024 * 1024,
+        "What may wait to be sent to all connections of an instance (of each process, with "
+        "`node.processes`) that read slowly. Beyond it, those for which most waits are "
+        "disconnected (3008), until an eighth is free. The default is a quarter of the memory of a "
+        "machine with 1 GiB, and enough for 256 connections that are as far behind as "
+        "`queue_max_size` lets them. What waits for several is counted for each.",
+        unit="bytes",
+        within=(1024 * 1024, 1024 * 1024 * 1024 * 1024),
+    )
     write_delay_ms: int = declare(
         0,
         "For how long what goes to one connection is collected before it goes out in one write, "

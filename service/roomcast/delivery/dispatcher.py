@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
+from roomcast.concurrency import Portions
 from roomcast.delivery.hub import Hub, Subscriber
 from roomcast.delivery.join_reads import (
     Evicted,
@@ -35,10 +36,13 @@ from roomcast.observe.spans import NO_TRACER
 from roomcast.ports import Clock
 from roomcast.wire.publication import StreamPosition
 
-__all__ = ["ChannelShards", "Dispatcher"]
+__all__ = ["ADMITTED_A_TURN", "ChannelShards", "Dispatcher"]
 
 # Channels for which one `join_all` reads at once.
 _JOINS_AT_ONCE: Final = 32
+# Of those who waited for reads, so many are let in in one turn of the event loop: some 3 ms. A
+# table that answers again answers all of them at once.
+ADMITTED_A_TURN: Final = 64
 
 
 class ChannelShards(Protocol):
@@ -73,6 +77,7 @@ class Dispatcher:
         self._hub = hub
         self._trails = trails if trails is not None else Trails(NO_TRACER, clock, hub.count)
         self._channel_shards = shards
+        self._admissions = Portions(ADMITTED_A_TURN)
         # For those that join without a read.
         self._no_places = asyncio.Semaphore(0)
         self._publications_max = recovery_publications_max
@@ -244,11 +249,13 @@ class Dispatcher:
             held.append(reads)
             tickets.append(JoinTicket(reads, each.since, each.window, places, caller))
         try:
-            starts = await results(tickets)
+            await results(tickets)
             if ready is not None:
                 await ready
-                # The channels went on meanwhile, so the starts are determined again in this tick.
-                starts = await results(tickets)
+            # Thousands may have waited for the same read.
+            await self._admissions.wait()
+            # The channels went on meanwhile, so the starts are determined again in this tick.
+            starts = await results(tickets)
             # No await from here to the last `add`, so that no push falls between reply and hub.
             for reads in held:
                 if not reads.channel.is_open:

@@ -7,6 +7,7 @@ Publications of some channels are collected for a while before that (batches.py)
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -19,7 +20,7 @@ from roomcast.wire.channels import Batching
 from roomcast.wire.commands import LINE_END
 from roomcast.wire.encoding import Sent, publication_push, publication_pushes, told_push
 
-__all__ = ["FRAME_BYTES_SOFT_MAX", "SEARCHED_A_TURN", "Hub", "Subscriber"]
+__all__ = ["FRAME_BYTES_SOFT_MAX", "LOST_A_TURN", "SEARCHED_A_TURN", "Hub", "Subscriber"]
 
 # Lines are joined into frames of up to about this size. A longer line has a frame of its own.
 FRAME_BYTES_SOFT_MAX: Final = 64 * 1024
@@ -27,6 +28,9 @@ FRAME_BYTES_SOFT_MAX: Final = 64 * 1024
 # Further publications of the turn go out whole. To wait for another turn is no choice: between a
 # subscriber's reply and its first push nothing may be let through.
 SEARCHED_A_TURN: Final = 32 * 1024
+# Subscribers that are told in one turn that their channel is lost: some 5 ms. It may have
+# thousands, and a log that begins anew loses all channels.
+LOST_A_TURN: Final = 128
 
 
 class Subscriber(Protocol):
@@ -60,14 +64,18 @@ class _Group:
         self.members: dict[Subscriber, Sink] = {}
         self.fresh: dict[Subscriber, None] = {}
 
-    def add(self, subscriber: Subscriber) -> None:
+    def add(self, subscriber: Subscriber) -> bool:
+        """False = it was there."""
+        before = len(self.members)
         self.members[subscriber] = subscriber.sink
         if subscriber.form.delta:
             self.fresh[subscriber] = None
+        return len(self.members) > before
 
-    def remove(self, subscriber: Subscriber) -> None:
-        self.members.pop(subscriber, None)
+    def remove(self, subscriber: Subscriber) -> bool:
+        """False = it was not there."""
         self.fresh.pop(subscriber, None)
+        return self.members.pop(subscriber, None) is not None
 
 
 class _Room:
@@ -112,6 +120,13 @@ class Hub:
         self._number = 0
         # What may still be searched in this turn. None: nothing was yet.
         self._search: Search | None = None
+        # Subscribers of lost channels that are yet to be told, how many were in this turn, and its
+        # end, if any were.
+        self._losing: deque[tuple[str, deque[Subscriber]]] = deque()
+        self._told_lost = 0
+        self._lost_turn: asyncio.Handle | None = None
+        # The number of subscriptions to all channels.
+        self.subscriptions = 0
         self.counters = FanoutCounters()
 
     def number(self, channel: str) -> int:
@@ -137,7 +152,7 @@ class Hub:
         kind = (subscriber.sink.framer, subscriber.form)
         if (group := room.groups.get(kind)) is None:
             group = room.groups[kind] = _Group()
-        group.add(subscriber)
+        self.subscriptions += group.add(subscriber)
 
     def remove(self, channel: str, subscriber: Subscriber) -> None:
         """Idempotent."""
@@ -146,7 +161,7 @@ class Hub:
         kind = (subscriber.sink.framer, subscriber.form)
         if (group := room.groups.get(kind)) is None:
             return
-        group.remove(subscriber)
+        self.subscriptions -= group.remove(subscriber)
         if not group.members:
             del room.groups[kind]
         if room.batch is not None:
@@ -162,11 +177,6 @@ class Hub:
     def __len__(self) -> int:
         """The number of channels with subscribers on this node."""
         return len(self._rooms)
-
-    @property
-    def subscriptions(self) -> int:
-        """The number of subscriptions to all channels. Takes time for each channel."""
-        return sum(map(self.count, self._rooms))
 
     def names(self) -> Sequence[str]:
         """The names of these channels, as of now."""
@@ -326,13 +336,32 @@ class Hub:
                 sink.send(frame)
 
     def lost(self, channel: str) -> None:
-        """End every subscription of `channel`: it cannot be continued."""
+        """End every subscription of `channel`: it cannot be continued. Nothing of it goes out any
+        more. Of many subscribers, the last are told in later turns.
+        """
         self.flush(channel)
         if (room := self._rooms.pop(channel, None)) is None:
             return
-        for group in room.groups.values():
-            for subscriber in group.members:
-                subscriber.lost(channel)
+        losing = deque(each for group in room.groups.values() for each in group.members)
+        self.subscriptions -= len(losing)
+        self._losing.append((channel, losing))
+        self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        if self._lost_turn is None:
+            self._lost_turn = asyncio.get_running_loop().call_soon(self._next_lost)
+        while self._losing and self._told_lost < LOST_A_TURN:
+            channel, losing = self._losing[0]
+            if losing:
+                self._told_lost += 1
+                losing.popleft().lost(channel)
+            else:
+                self._losing.popleft()
+
+    def _next_lost(self) -> None:
+        self._lost_turn, self._told_lost = None, 0
+        if self._losing:
+            self._tell_lost()
 
 
 def _by_first(

@@ -2,8 +2,8 @@
 
 Clients join and leave as often as they like, and each time every subscriber is told. So each turn
 of the event loop has a bound, and each second has one. What cannot go out yet waits, and goes out
-with what else its channel has by then: in one write a socket. Of each client, a channel's last join
-and last leave wait and no more. As long as little happens, all of it goes out at once.
+with what else its channel has by then: in few writes a socket. Of each client, a channel's last
+join and last leave wait and no more. As long as little happens, all of it goes out at once.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from roomcast.wire.publication import ClientInfo
 
 __all__ = [
     "BURST_S",
+    "TOLD_BYTES_MAX",
     "WAITING_BYTES_MAX",
     "WRITES_A_TURN",
     "WRITES_PER_S",
@@ -36,6 +37,10 @@ WRITES_PER_S: Final = 50_000
 BURST_S: Final = 0.1
 # A write of more bytes counts as several: this bounds what one channel's subscribers are sent.
 WRITE_BYTES: Final = 1024
+# Bytes that a channel's subscribers are sent together, or one join or leave: what waits for a large
+# channel grows as it waits, to megabytes, which for a thousand subscribers would be gigabytes in
+# one turn, and more than those who read slowly may be behind.
+TOLD_BYTES_MAX: Final = 8 * 1024
 # Bytes of joins and leaves that wait. Further ones are dropped: they are best effort.
 WAITING_BYTES_MAX: Final = 8 * 1024 * 1024
 # What one of them takes in memory besides its text.
@@ -57,7 +62,7 @@ class JoinsAndLeaves:
     def __init__(self, teller: Teller) -> None:
         self._teller = teller
         # By channel, then by client and kind, in the order in which they came.
-        self._waiting: OrderedDict[str, dict[tuple[str, str], bytes]] = OrderedDict()
+        self._waiting: OrderedDict[str, OrderedDict[tuple[str, str], bytes]] = OrderedDict()
         self._bytes = 0
         self._dropped = 0
         # The writes of this turn, and its end; and when (the loop's s) the rate allows the next.
@@ -77,7 +82,7 @@ class JoinsAndLeaves:
         if self._bytes + size > WAITING_BYTES_MAX:
             self._dropped += 1
             return
-        waiting = self._waiting.setdefault(channel, {})
+        waiting = self._waiting.setdefault(channel, OrderedDict())
         if (earlier := waiting.pop((info.client, kind), None)) is not None:
             self._bytes -= len(earlier) + _OVERHEAD_BYTES
         waiting[info.client, kind] = told
@@ -100,11 +105,19 @@ class JoinsAndLeaves:
             self._free_at_s = max(self._free_at_s, now_s - BURST_S) + writes / WRITES_PER_S
 
     def _send_next(self) -> int:
-        """Tell one channel's subscribers. Returns what that counts as, in writes."""
+        """Tell one channel's subscribers some. Returns what that counts as, in writes."""
         channel, waiting = self._waiting.popitem(last=False)
-        size = sum(map(len, waiting.values()))
-        self._bytes -= size + len(waiting) * _OVERHEAD_BYTES
-        takers = self._teller.tell(channel, waiting.values())
+        told: list[bytes] = []
+        size = 0
+        while waiting and (not told or size + len(next(iter(waiting.values()))) <= TOLD_BYTES_MAX):
+            _, one = waiting.popitem(last=False)
+            told.append(one)
+            size += len(one)
+        self._bytes -= size + len(told) * _OVERHEAD_BYTES
+        if waiting:
+            # Behind the other channels that wait.
+            self._waiting[channel] = waiting
+        takers = self._teller.tell(channel, told)
         if self._dropped and not self._waiting:
             _log.warning("joins_and_leaves_shed", count=self._dropped)
             self._dropped = 0

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from roomcast.delivery.ports import Framer
+from roomcast.gateway.backlog import Backlog
 from roomcast.gateway.writer import (
     Writer,
     binary_frame,
@@ -82,9 +83,13 @@ class WriterMaker(Protocol):
     ) -> Writer: ...
 
 
-def writer_maker(delay_s: float) -> WriterMaker:
-    """`delay_s`: for how long a connection's frames are collected; 0 = they are not."""
-    return partial(DelayedWriter, Delays(delay_s)) if delay_s else Writer
+def writer_maker(delay_s: float, backlog: Backlog | None = None) -> WriterMaker:
+    """`delay_s`: for how long a connection's frames are collected; 0 = they are not. `backlog`:
+    what bounds the bytes that wait for all connections; None = nothing does.
+    """
+    if delay_s:
+        return partial(DelayedWriter, Delays(delay_s), backlog=backlog)
+    return partial(Writer, backlog=backlog)
 
 
 class Delays:
@@ -137,6 +142,7 @@ class DelayedWriter(Writer):
         session: str = "",
         is_binary: bool | None = None,
         is_unidirectional: bool | None = None,
+        backlog: Backlog | None = None,
     ) -> None:
         framer, self._join = _IN_ONE.get(framer, (framer, b"".join))
         super().__init__(
@@ -148,6 +154,7 @@ class DelayedWriter(Writer):
             session=session,
             is_binary=is_binary,
             is_unidirectional=is_unidirectional,
+            backlog=backlog,
         )
         self._delays = delays
         self._collected: list[bytes] = []

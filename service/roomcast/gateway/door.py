@@ -22,6 +22,7 @@ from aiohttp.http_parser import RawRequestMessage
 
 from roomcast.concurrency import Portions, Turns
 from roomcast.gateway.faults import server_logger
+from roomcast.gateway.parsing import PARSED_AT_ONCE, REQUESTS_A_TURN, Parsing
 from roomcast.rates import Rate, Seldom
 
 __all__ = [
@@ -126,6 +127,7 @@ class _Guest(web.RequestHandler):
     """One connection: aiohttp's HTTP handler, which also reports its end to the door."""
 
     __slots__ = (
+        "_came",
         "_door",
         "_head_bytes",
         "_newest",
@@ -142,6 +144,8 @@ class _Guest(web.RequestHandler):
         # aiohttp would keep 32 requests, each with half a megabyte of headers.
         self._max_msg_queue_size, self._msg_queue_resume_size = _REQUESTS_WAITING, 0
         self._door = door
+        # What came and waits to be parsed; nothing is read meanwhile.
+        self._came = b""
         # Of the request whose headers come.
         self._head_bytes = 0
         # The body of the newest request, which may still come; None = it was answered.
@@ -164,6 +168,34 @@ class _Guest(web.RequestHandler):
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
+        if self._unwanted is not None:
+            return
+        is_little = len(data) <= PARSED_AT_ONCE
+        if not self._came and (is_little or self._door.parsing.has_room(len(data))):
+            self._parse(data)
+            return
+        assert self.line is not None, "it is connected"
+        if not self._came:
+            self._door.parsing.wait(self)
+        # aiohttp may have gone on reading meanwhile.
+        self._came += data
+        self.line.pause_reading()
+
+    def parse(self) -> int:
+        """Parses what waits, and reads on, unless aiohttp does not. Returns its bytes."""
+        data = self.came()
+        if data and self.line is not None:
+            self._parse(data)
+            if not (self._reading_paused or self._buffer_paused):
+                self.line.resume_reading()
+        return len(data)
+
+    def came(self) -> bytes:
+        """What waits to be parsed, which the caller takes over."""
+        came, self._came = self._came, b""
+        return came
+
+    def _parse(self, data: bytes) -> None:
         if self._unwanted is not None:
             return
         # Of a connection that answers nothing the first request waits no longer than this turn.
@@ -204,6 +236,7 @@ class _Guest(web.RequestHandler):
         try:
             super().connection_lost(exc)
         finally:
+            self._came = b""
             if self._unwanted is not None:
                 # aiohttp would wait for the rest, for ten seconds.
                 self._unwanted.feed_eof()
@@ -379,7 +412,10 @@ def hand_over(handler: web.RequestHandler, successor: asyncio.Protocol) -> Calla
     rest = _Rest()
     handler.set_parser(rest)  # type: ignore[arg-type]  # it needs no more than these two methods
     transport.set_protocol(successor)
-    left = handler.make_room() if isinstance(handler, _Guest) else _nothing
+    left: Callable[[], None] = _nothing
+    if isinstance(handler, _Guest):
+        rest.data += handler.came()
+        left = handler.make_room()
     # It must not close the transport.
     handler.transport = None
     handler.connection_lost(None)
@@ -449,6 +485,7 @@ class Door:
         self._pause: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
         self._portions = Portions(_HANDSHAKES_A_TURN)
+        self.parsing: Final = Parsing(REQUESTS_A_TURN)
         self._told_full = Seldom(_TOLD)
         self._told_failed = Seldom(_TOLD)
 

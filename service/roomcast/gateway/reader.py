@@ -20,10 +20,11 @@ from aiohttp._websocket.reader import WebSocketDataQueue
 from aiohttp.http import WebSocketReader
 
 from roomcast.client import comings
-from roomcast.client.connection import Connection, Waiting
+from roomcast.client.connection import CROWD_BYTES, Connection, Waiting
 from roomcast.delivery.ports import Framer
 from roomcast.frozen import frozen
 from roomcast.gateway.deflate import INFLATED_A_TURN, Marks, Unreadable, inflated, inflating
+from roomcast.gateway.parsing import PARSED_AT_ONCE, Parsing
 from roomcast.gateway.writer import CLOSE_WAIT_S, Writer, pong_frame
 from roomcast.node.node import Node
 from roomcast.observe.counters import Limit, Transport
@@ -32,6 +33,7 @@ from roomcast.wire.codes import Disconnect
 from roomcast.wire.commands import Reader
 
 __all__ = [
+    "CONTROL_BYTES",
     "CONTROL_FRAMES_BURST",
     "CONTROL_FRAMES_PER_S",
     "CONTROL_RATE",
@@ -44,6 +46,9 @@ __all__ = [
 CONTROL_FRAMES_PER_S: Final = 20.0
 CONTROL_FRAMES_BURST: Final = 40.0
 CONTROL_RATE: Final = Rate(CONTROL_FRAMES_PER_S, CONTROL_FRAMES_BURST)
+
+# What one of them counts as in a turn of the event loop, among what all connections take.
+CONTROL_BYTES: Final = 512
 
 # Frames that a client may have sent before it saw this side's close. Beyond that nothing is read.
 _DROPPED_MAX: Final = 2048
@@ -129,12 +134,14 @@ class _Frames(WebSocketDataQueue):
 class ClientFrames(asyncio.Protocol):
     """The protocol of one client's transport. It belongs to `node` from here on.
 
-    `frame_bytes_max`: a longer message is refused (1009). `left` is called when the connection is
+    `frame_bytes_max`: a longer message is refused (1009). `parsing`: what bounds that of all
+    connections. `left` is called when the connection is
     lost.
     """
 
     __slots__ = (
         "_bucket",
+        "_came",
         "_connection",
         "_dropped",
         "_encoding",
@@ -147,6 +154,7 @@ class ClientFrames(asyncio.Protocol):
         "_marks",
         "_node",
         "_parser",
+        "_parsing",
         "_task",
         "_transport",
         "_writer",
@@ -160,12 +168,16 @@ class ClientFrames(asyncio.Protocol):
         writer: Writer,
         encoding: Encoding,
         frame_bytes_max: int,
+        parsing: Parsing,
     ) -> None:
         self._node = node
         self._transport = transport
         self._writer = writer
         self._encoding = encoding
         self._frames = _Frames()
+        self._parsing = parsing
+        # What came and waits to be parsed; nothing is read meanwhile.
+        self._came = b""
         # None = no frame is taken any more.
         self._parser: WebSocketReader | None = WebSocketReader(
             self._frames,
@@ -203,6 +215,25 @@ class ClientFrames(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._parser is None:
             return
+        if len(data) <= PARSED_AT_ONCE or self._parsing.has_room(len(data)):
+            self._parse(data)
+        else:
+            self._came = data
+            self._transport.pause_reading()
+            self._parsing.wait(self)
+
+    def parse(self) -> int:
+        """Take what waits to be parsed, and read on. Returns its bytes; 0 = nobody wants it."""
+        data, self._came = self._came, b""
+        if self._parser is None:
+            return 0
+        self._parse(data)
+        if not self._is_paused:
+            self._transport.resume_reading()
+        return len(data)
+
+    def _parse(self, data: bytes) -> None:
+        assert self._parser is not None, "frames are taken"
         if self._marks is not None:
             data = self._marks.take(data)
         self._parser.feed_data(data)
@@ -215,6 +246,9 @@ class ClientFrames(asyncio.Protocol):
     def eof_received(self) -> None:
         """The client says no more."""
         self._writer.half_closed()
+
+    def resume_writing(self) -> None:
+        self._writer.drained()
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002
         # First of all: the transport closes its descriptor next.
@@ -260,7 +294,8 @@ class ClientFrames(asyncio.Protocol):
                 self._end(_LOST)
             elif self._is_paused:
                 self._is_paused = False
-                self._transport.resume_reading()
+                if not self._came:
+                    self._transport.resume_reading()
 
     def _failed(self, error: Exception) -> None:
         _log.error("client_failed", client=self._connection.client, exc_info=error)
@@ -392,8 +427,14 @@ class ClientFrames(asyncio.Protocol):
         if wait_s > 0:
             services.counters.limited(Limit.CONTROL_RATE)
             return self._answer_later(message, wait_s)
+        if services.crowd.take(CONTROL_BYTES) > CROWD_BYTES:
+            return self._answer_in_turn(message)
         self._answer(message)
         return None
+
+    async def _answer_in_turn(self, message: WSMessage) -> None:
+        await self._node.services.turns.wait()
+        self._answer(message)
 
     async def _answer_later(self, message: WSMessage, wait_s: float) -> None:
         await sleep(wait_s)
@@ -412,6 +453,7 @@ class ClientFrames(asyncio.Protocol):
         self._is_over = True
         # At once: otherwise they wait for the collector, which comes after thousands of clients.
         self._parser = None
+        self._came = b""
         self._frames.clear()
         writer, client, user = self._writer, self._connection.client, self._connection.user
         self._node.closed(self._connection)

@@ -129,6 +129,9 @@ class ClientStream(asyncio.Protocol):
         """A client that says no more reads no more, as HTTP servers take it."""
         self._writer.half_closed()
 
+    def resume_writing(self) -> None:
+        self._writer.drained()
+
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002
         self._writer.lost()
         if self.left is not None:

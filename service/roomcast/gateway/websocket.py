@@ -23,6 +23,7 @@ from roomcast.gateway.deflate import Agreed, Compression, Deflater, agree
 from roomcast.gateway.delayed import WriterMaker
 from roomcast.gateway.door import SERVER, hand_over, open_line
 from roomcast.gateway.keys import NODE
+from roomcast.gateway.parsing import FRAMES_A_TURN, Parsing
 from roomcast.gateway.reader import ClientFrames, Encoding
 from roomcast.gateway.stream import limit_silence, new_session
 from roomcast.gateway.writer import (
@@ -167,6 +168,7 @@ class WebSocketGateway:
         self._packing = None if compression is None else _Packing(compression)
         self._frame_bytes_max = message_size_limit * FRAME_COMMANDS_ROOM
         self._queue_bytes_max = queue_bytes_max
+        self._parsing = Parsing(FRAMES_A_TURN)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answers a client's handshake. From then on, ClientFrames serves it."""
@@ -241,6 +243,8 @@ class WebSocketGateway:
         encoding: Encoding,
     ) -> ClientFrames:
         node = request.app[NODE]
-        client = ClientFrames(node, transport, writer, encoding, self._frame_bytes_max)
+        client = ClientFrames(
+            node, transport, writer, encoding, self._frame_bytes_max, self._parsing
+        )
         client.left = hand_over(request.protocol, client)
         return client

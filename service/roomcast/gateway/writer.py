@@ -1,8 +1,9 @@
 """Writes to one socket, and cuts off a slow peer.
 
 aiohttp's `send_str` builds the frame anew for every socket, and does not wait for the peer to read
-it. Here the sockets share one frame. The transport's buffer is the queue, and its size is checked
-before each write.
+it. Here the sockets share one frame. What a peer has yet to read waits here, and its size is
+checked before each write. The transport has one piece of it at a time: it copies what it keeps, or,
+from Python 3.12 on, counts all the pieces that it has at each write.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import struct
+from collections import deque
 from collections.abc import Callable
 from socket import socket
 from typing import Final
 
 from roomcast.delivery.ports import Framer
+from roomcast.gateway.backlog import Backlog
 from roomcast.wire.codes import REASON_BYTES_MAX, Closing, Disconnect, code_of
 from roomcast.wire.encoding import bare_pushes, disconnect_push
 from roomcast.wire.protobuf import encode_messages
@@ -22,6 +25,8 @@ from roomcast.wire.protobuf import encode_messages
 __all__ = [
     "BINARY_DATA",
     "CLOSE_WAIT_S",
+    "FRAME_BYTES",
+    "PIECE_BYTES",
     "TEXT",
     "Writer",
     "bare_close",
@@ -41,6 +46,11 @@ __all__ = [
 
 # The time for a peer to answer our close frame, or to read the frames before it.
 CLOSE_WAIT_S: Final = 1.0
+# Bytes of frames that wait, which go to the transport together. The clients that begin to read in
+# the same turn of the event loop are sent no more than that in it.
+PIECE_BYTES: Final = 64 * 1024
+# What a frame that waits takes in memory beside its own bytes.
+FRAME_BYTES: Final = 48
 
 _FIN: Final = 0x80
 # Of the first frame of a compressed message (RFC 7692 §6).
@@ -145,18 +155,23 @@ _SHORT_TEXTS: Final = tuple(frame_header(TEXT, length) for length in range(_LENG
 class Writer:
     """The Socket of a connection.
 
-    `queue_bytes_max` bounds the bytes that wait for a slow peer. `last` makes the last bytes of
-    this side. `is_answered`: they are a close frame, which the peer answers. `is_binary`: whether
-    the frames hold Protobuf; `is_unidirectional`: whether they are for a client that sends nothing;
-    None = as of the framers that are known here.
+    `queue_bytes_max` bounds the bytes that wait for a slow peer, and `backlog` those for all peers;
+    None = nothing does. Whoever serves the transport calls `drained` when it may write again
+    (`resume_writing`). `last` makes the last bytes of this side. `is_answered`: they are a close
+    frame, which the peer answers. `is_binary`: whether the frames hold Protobuf;
+    `is_unidirectional`: whether they are for a client that sends nothing; None = as of the framers
+    that are known here.
     """
 
     __slots__ = (
+        "_backlog",
         "_direct",
         "_ending",
         "_held",
         "_is_answered",
         "_last",
+        "_queue",
+        "_queue_bytes",
         "_socket",
         "_transport",
         "closed_with",
@@ -178,8 +193,16 @@ class Writer:
         session: str = "",
         is_binary: bool | None = None,
         is_unidirectional: bool | None = None,
+        backlog: Backlog | None = None,
     ) -> None:
         self._transport = transport
+        # It says when it has written all that it has.
+        transport.set_write_buffer_limits(high=0)
+        self._backlog = backlog
+        # Frames that wait behind what the transport has, and their bytes; None = it has nothing, or
+        # all that waits.
+        self._queue: deque[bytes] | None = None
+        self._queue_bytes = 0
         self._socket = _plain_socket(transport)
         # The socket, as long as no bytes wait in the transport, as the answer to the handshake may
         # at first. Nobody else writes to it, so none do while the kernel takes every frame whole.
@@ -205,7 +228,7 @@ class Writer:
     @property
     def unsent_bytes(self) -> int:
         """Bytes that the peer has not taken: in this process, and on Linux also in the kernel."""
-        return self._transport.get_write_buffer_size() + _unsent_in_kernel(self._transport)
+        return self.waiting_bytes + _unsent_in_kernel(self._transport)
 
     @property
     def is_gone(self) -> bool:
@@ -228,18 +251,34 @@ class Writer:
             sent = 0
         if sent < len(frame):
             self._direct = None
-            self._transport.write(frame[sent:])
+            self._write(frame[sent:])
 
     def send_control(self, frame: bytes) -> None:
         """Writes a control frame, which may overtake other frames."""
         self.send(frame)
 
     def lost(self) -> None:
-        """The transport is about to close: nothing is written past it from here on.
+        """The transport is about to close: nothing is written past it from here on, and nothing
+        waits any more.
 
         Whoever serves the transport must say so before its socket is closed. Idempotent.
         """
-        self._direct = None
+        self._direct = self._queue = None
+        self._queue_bytes = 0
+        if self._backlog is not None:
+            self._backlog.waits(self, 0)
+
+    def drained(self) -> None:
+        """The transport has written all that it had: it gets the next piece of what waits."""
+        if self._transport.is_closing() or self._transport.get_write_buffer_size():
+            return
+        if self._queue is None:
+            self._write(b"")
+            return
+        self._write(self._next_piece(PIECE_BYTES))
+        if self._queue is not None and not self._transport.get_write_buffer_size():
+            # The peer reads. Others have their turn before the next one.
+            asyncio.get_running_loop().call_soon(self.drained)
 
     def hold(self) -> None:
         """Keeps further frames until `release`, which must follow in the same turn."""
@@ -258,20 +297,54 @@ class Writer:
         if self._held is not None:
             self._held.append(frame)
             return
-        waiting = self._transport.get_write_buffer_size()
+        waiting = self.waiting_bytes
         if waiting > self.queue_bytes_max:
-            # A close frame behind a full buffer will hardly be read, but it costs nothing to try.
             self.close(Disconnect.SLOW)
-            return
-        self._transport.write(frame)
+        elif waiting:
+            if self._queue is None:
+                self._queue = deque()
+            self._queue.append(frame)
+            self._queue_bytes += len(frame)
+            self._note_waiting()
+        else:
+            self._write(frame)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that wait in this process."""
+        return self._transport.get_write_buffer_size() + self._queue_bytes
+
+    def _write(self, piece: bytes) -> None:
+        """Gives `piece` to the transport, behind which the rest of the queue waits."""
+        if piece:
+            self._transport.write(piece)
+        self._note_waiting()
         # The write may have met an error.
-        if not self._transport.get_write_buffer_size() and not self._transport.is_closing():
+        if not self.waiting_bytes and not self._transport.is_closing() and self.closed_with is None:
             self._direct = self._socket
+
+    def _note_waiting(self) -> None:
+        if self._backlog is not None:
+            frames = 0 if self._queue is None else len(self._queue)
+            self._backlog.waits(self, self.waiting_bytes + frames * FRAME_BYTES)
+
+    def _next_piece(self, most: int | None = None) -> bytes:
+        """Takes the frames that waited first: of `most` bytes, or one; None = all of them."""
+        taken: list[bytes] = []
+        size = 0
+        while self._queue and (not taken or most is None or size + len(self._queue[0]) <= most):
+            taken.append(self._queue.popleft())
+            size += len(taken[-1])
+        self._queue_bytes -= size
+        if not self._queue:
+            self._queue = None
+        return b"".join(taken)
 
     def close(self, why: Closing) -> None:
         """Begins the closing handshake. The transport is gone at most CLOSE_WAIT_S later.
 
-        Idempotent.
+        Idempotent. What waits goes out first, but for a peer that reads too slowly: it is told
+        sooner so, and gets what it missed when it comes back.
 
         The reader of the socket must call `end` once the answer has come. aiohttp's own close would
         go on reading whatever the peer sends, without a turn for other tasks.
@@ -280,9 +353,11 @@ class Writer:
         if self.closed_with is not None:
             return
         self.closed_with = why
+        waiting = b"" if why is Disconnect.SLOW else self._next_piece()
         self.lost()
         if not self._transport.is_closing():
-            self._transport.write(self._last(why))
+            # A close frame behind a full buffer will hardly be read, but it costs nothing to try.
+            self._transport.write(waiting + self._last(why))
             if not self._is_answered:
                 # No answer comes: what waits is written, and that is the end.
                 self._transport.close()
@@ -295,9 +370,10 @@ class Writer:
         CLOSE_WAIT_S later.
         """
         self.release()
+        waiting = self._next_piece()
         self.lost()
         if not self._transport.is_closing():
-            self._transport.write(frame_header(_CLOSE, 2) + struct.pack("!H", code))
+            self._transport.write(waiting + frame_header(_CLOSE, 2) + struct.pack("!H", code))
             self._transport.close()
         self._abort_in_time()
 
@@ -305,7 +381,10 @@ class Writer:
         """The peer says no more. The transport closes once what waits is written, which a peer that
         does not read would put off for long.
         """
+        waiting = self._next_piece()
         self.lost()
+        if waiting and not self._transport.is_closing():
+            self._transport.write(waiting)
         self._abort_in_time()
 
     def _abort_in_time(self) -> None:

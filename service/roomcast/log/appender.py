@@ -21,7 +21,7 @@ from typing import Final
 
 import structlog
 
-from roomcast.concurrency import FairPlaces
+from roomcast.concurrency import FairPlaces, Portions
 from roomcast.log.channel_log import (
     APPEND_DEADLINE_S,
     Appended,
@@ -36,7 +36,7 @@ from roomcast.log.channel_log import (
 from roomcast.log.contention import Contention, RoundTrip
 from roomcast.log.idempotency import COMMIT_WITHIN_MS
 from roomcast.log.item import ITEM_BYTES_MAX, LogItem
-from roomcast.log.lane import LANE_BYTES_MAX, Lane, Waiting
+from roomcast.log.lane import FIRST_BYTES, LANE_BYTES_MAX, Lane, Waiting
 from roomcast.log.rules import Pending, Tail, item_tail
 from roomcast.observe.counters import AppendCounters
 from roomcast.observe.ports import Attributes, Span, Tracer
@@ -59,8 +59,8 @@ from roomcast.wire.publication import Publication, StreamPosition
 from roomcast.wire.trace_context import TraceContext
 
 __all__ = [
+    "ANSWERED_AT_ONCE",
     "APPENDS_AT_ONCE",
-    "FIRST_BYTES",
     "LITTLE_BYTES",
     "MUCH_BYTES_MAX",
     "NODE_BYTES_MAX",
@@ -78,16 +78,15 @@ APPENDS_AT_ONCE: Final = 64
 # of which aws/calls.py begins eight in a turn: so appends wait here, in the lines of their callers,
 # and their calls do not wait there.
 APPENDS_A_TURN: Final = 2
+# An append of more publications than these is delivered and answered in a turn for itself, which
+# takes up to 20 ms. A table that answers again after a while answers all appends at once.
+ANSWERED_AT_ONCE: Final = 16
 
 # Bytes of publications that may wait on the whole node. The last of this room is for callers who
 # have little waiting, or a few others could fill it.
 NODE_BYTES_MAX: Final = 64 * 1024 * 1024
 MUCH_BYTES_MAX: Final = 48 * 1024 * 1024
 LITTLE_BYTES: Final = ITEM_BYTES_MAX
-# A publication that always has room on the node, if its caller has none that waits: however many
-# callers fill the room, the others can say something. So beyond these bounds there is as much for
-# each caller.
-FIRST_BYTES: Final = 2 * 1024
 # The largest publication, without the brackets around it. An empty lane must have room for it.
 _PUBLICATION_BYTES_MAX: Final = ITEM_BYTES_MAX - 2
 assert _PUBLICATION_BYTES_MAX <= LANE_BYTES_MAX <= MUCH_BYTES_MAX < NODE_BYTES_MAX
@@ -182,6 +181,7 @@ class Appender:
         self._random = random
         self._round_trip = RoundTrip()
         self._places = FairPlaces(APPENDS_AT_ONCE, APPENDS_A_TURN)
+        self._answers = Portions(1)
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
         self._bytes = 0
         # The same by caller; none of them is 0.
@@ -224,7 +224,7 @@ class Appender:
             self.counters.publications["too_large"] += 1
             raise TooLarge("a publication that exceeds a log item")
         lane = self._lanes.get(channel) or Lane(Contention(self._round_trip))
-        if not (lane.has_room(pending.size) and self._has_room(pending.size, caller)):
+        if not (lane.has_room(pending.size, caller) and self._has_room(pending.size, caller)):
             # A channel of which nothing waits has no lane, or refusals would fill the memory.
             self.counters.publications["full"] += 1
             raise Full("too many publications wait to be appended")
@@ -238,8 +238,7 @@ class Appender:
         span = None
         if self._traces:
             span = self._tracer.root(PUBLISH, channel, parent, start_ms=received_ms)
-        lane.queue.append(Waiting(pending, position, submitted_s, commit_by_ms, caller, span))
-        lane.bytes += pending.size
+        lane.add(Waiting(pending, position, submitted_s, commit_by_ms, caller, span))
         self._bytes += pending.size
         self._bytes_of[caller] += pending.size
         lane.history_ttl_ms = history_ttl_ms
@@ -355,6 +354,8 @@ class Appender:
                     failure = "not known to be in" if outcome is None else ""
                     span.end({OUTCOME: _OUTCOMES[type(outcome)]}, failure=failure)
             now_s = self._clock.monotonic_s()
+            if len(append.batch) > ANSWERED_AT_ONCE:
+                await self._answers.wait()
             if isinstance(outcome, Appended):
                 lane.learn(self._tail_of(outcome.item), now_s)
                 self._tell_safely(self._offer, outcome.item)
@@ -591,8 +592,8 @@ class Appender:
     def _leave(self, lane: Lane, answered: Sequence[Waiting]) -> None:
         """Free the room of answered publications."""
         for waiting in answered:
+            lane.left(waiting)
             size = waiting.pending.size
-            lane.bytes -= size
             self._bytes -= size
             self._bytes_of[waiting.caller] -= size
             if not self._bytes_of[waiting.caller]:

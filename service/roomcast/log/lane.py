@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -16,12 +16,31 @@ from roomcast.log.rules import Pending, Tail
 from roomcast.observe.ports import Span
 from roomcast.wire.publication import StreamPosition
 
-__all__ = ["LANE_BYTES_MAX", "LANE_PUBLICATIONS_MAX", "Lane", "Waiting", "fill"]
+__all__ = [
+    "FIRST_BYTES",
+    "LANE_BYTES_MAX",
+    "LANE_LITTLE_BYTES",
+    "LANE_MUCH_PART",
+    "LANE_PUBLICATIONS_MAX",
+    "Lane",
+    "Waiting",
+    "fill",
+]
 
 # Bounds of one lane: about ten full items. At a channel's highest rate, they take a second or two.
 LANE_PUBLICATIONS_MAX: Final = 5000
 LANE_BYTES_MAX: Final = 1280 * 1024
-assert ITEM_BYTES_MAX <= LANE_BYTES_MAX, "what fits an item fits an empty lane"
+# The last of this room is for callers who have little waiting in the lane, or a few others could
+# fill it. So this part is for those who have much.
+LANE_MUCH_PART: Final = 3 / 4
+LANE_LITTLE_BYTES: Final = 16 * 1024
+assert ITEM_BYTES_MAX <= LANE_BYTES_MAX * LANE_MUCH_PART, "what fits an item fits an empty lane"
+# What a publication counts as at least, for its caller: so many of these fill the lane.
+_PUBLICATION_BYTES: Final = LANE_BYTES_MAX // LANE_PUBLICATIONS_MAX
+# A publication that always has room, in the lane and on the node, if its caller has none that waits
+# there: however many callers fill the room, the others can say something. So beyond these bounds
+# there is as much for each caller.
+FIRST_BYTES: Final = 2 * 1024
 
 
 @dataclass(slots=True)
@@ -59,6 +78,7 @@ class Lane:
     """
 
     __slots__ = (
+        "_of",
         "bytes",
         "contention",
         "history_ttl_ms",
@@ -72,6 +92,8 @@ class Lane:
     def __init__(self, contention: Contention) -> None:
         self.queue: deque[Waiting] = deque()
         self.bytes = 0
+        # What waits of each caller, in bytes, as far as there is any.
+        self._of: Counter[str] = Counter()
         self.history_ttl_ms = 0
         self.tail: Tail | None = None
         self.known_s = 0.0
@@ -79,9 +101,28 @@ class Lane:
         self.task: asyncio.Task[None] | None = None
         self.turn: asyncio.Future[None] | None = None
 
-    def has_room(self, size: int) -> bool:
-        """Whether there is room for another publication of `size` bytes."""
-        return len(self.queue) < LANE_PUBLICATIONS_MAX and self.bytes + size <= LANE_BYTES_MAX
+    def has_room(self, size: int, caller: str) -> bool:
+        """Whether there is room for another publication of `size` bytes by `caller`."""
+        weight = max(size, _PUBLICATION_BYTES)
+        of_caller = self._of[caller] + weight
+        if of_caller == weight and size <= FIRST_BYTES:
+            return True
+        part = 1.0 if of_caller <= LANE_LITTLE_BYTES else LANE_MUCH_PART
+        has_place = len(self.queue) < LANE_PUBLICATIONS_MAX * part
+        return has_place and self.bytes + size <= LANE_BYTES_MAX * part
+
+    def add(self, waiting: Waiting) -> None:
+        """Another publication waits, from now on until it `left`."""
+        self.queue.append(waiting)
+        self.bytes += waiting.pending.size
+        self._of[waiting.caller] += max(waiting.pending.size, _PUBLICATION_BYTES)
+
+    def left(self, waiting: Waiting) -> None:
+        """`waiting`, which is not in the queue any more, was answered."""
+        self.bytes -= waiting.pending.size
+        self._of[waiting.caller] -= max(waiting.pending.size, _PUBLICATION_BYTES)
+        if not self._of[waiting.caller]:
+            del self._of[waiting.caller]
 
     def callers(self, batch: Sequence[Waiting]) -> set[str]:
         """Who has publications in `batch`, or behind it: these need its append first."""

@@ -158,6 +158,10 @@ FAMILIES: Final[tuple[Family, ...]] = (
         "limits_hit", "limit", "What clients were refused or made to wait for.",
         lambda s: s.assembly.node.services.counters.limits,
     ),
+    _gauge(
+        "unsent_bytes", "Bytes that wait here for clients that read slowly.",
+        lambda s: s.assembly.node.services.counters.unsent_bytes,
+    ),
     _counter(
         "commands_delayed_seconds", "Time commands waited for their rate.",
         lambda s: s.assembly.node.services.counters.throttled_s,

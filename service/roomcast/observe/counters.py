@@ -173,6 +173,8 @@ class Limit(Enum):
     # Pings and pongs of the WebSocket protocol.
     CONTROL_RATE = "control_rate"
     HANDSHAKE_RATE = "handshake_rate"
+    # client.queue_total_max_size: what waits for all clients that read slowly.
+    BACKLOG = "backlog"
     # The node has no place for another connection of any kind.
     SOCKETS = "sockets"
     # A browser page of another origin.
@@ -204,7 +206,7 @@ class ClientCounters:
     of a Limit. `token_failures`: by reason. `received_bytes`: of commands. `sent_frames`,
     `sent_bytes`: what goes to one client, such as answers; the hub counts what goes to the
     subscribers of a channel. `throttled_s`: how long commands, and publications among them, had to
-    wait for their rates.
+    wait for their rates. `unsent_bytes`: what waits in this process for clients that read slowly.
     """
 
     connections: int = 0
@@ -218,6 +220,7 @@ class ClientCounters:
     sent_frames: int = 0
     sent_bytes: int = 0
     throttled_s: float = 0.0
+    unsent_bytes: int = 0
 
     def answered(self, method: str, code: int) -> None:
         """Counts an answer. `code`: of the error, 0 = none.

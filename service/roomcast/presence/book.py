@@ -8,11 +8,11 @@ Entries belong to a lease. A node that lost its lease writes them again under it
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, Protocol, TypeVar
 
 import structlog
@@ -23,6 +23,7 @@ from roomcast.ports import Clock, PortError
 from roomcast.presence.lists import encoded
 from roomcast.presence.ports import Member, Presence
 from roomcast.presence.reads import PresenceReads
+from roomcast.rates import Rate, Seldom
 from roomcast.wire.publication import ClientInfo
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "LEASES_LEFT_MAX",
     "LISTED_A_TURN",
     "LIST_BYTES_MAX",
+    "MOVED_A_TURN",
     "PresenceBook",
     "ReentryListener",
 ]
@@ -56,6 +58,9 @@ EXITS_MAX: Final = 20_000
 LEASES_LEFT_MAX: Final = 100
 # Entries that are written or removed at once.
 ENTRIES_AT_ONCE: Final = 16
+# Entries of a lost lease that are remembered in one turn of the event loop: some 5 ms.
+MOVED_A_TURN: Final = 1_000
+_TOLD: Final = Rate(per_s=1.0, burst=1.0)
 
 _log = structlog.get_logger(__name__)
 
@@ -99,10 +104,13 @@ class PresenceBook:
         # Entries under lost leases, by lease, channel and client. The reaper may have looked before
         # they were written.
         self._old: OrderedDict[tuple[str, str, str], ClientInfo] = OrderedDict()
+        # By lost lease, the entries that are yet to be among those.
+        self._moved: deque[tuple[str, deque[tuple[str, ClientInfo]]]] = deque()
         # The number of entries that are being removed, by lease; and the leases of entries that
         # could neither be removed nor remembered.
         self._leaving: Counter[str] = Counter()
         self._forgotten: dict[str, None] = {}
+        self._told = Seldom(_TOLD)
         self._listing = Turns(1)
         self._wake = asyncio.Event()
         self._listener = listener
@@ -163,7 +171,7 @@ class PresenceBook:
         if len(self._given_up) < EXITS_MAX:
             self._given_up[key] = info, self._clock.monotonic_s() + LATE_S
         else:
-            self._forget(node)
+            self._forget(node, channel, info)
 
     async def exit(self, channel: str, info: ClientInfo) -> None:
         """Remove an entry, also after a failed `enter`.
@@ -176,7 +184,7 @@ class PresenceBook:
         try:
             await self._remove(node, channel, info)
         except asyncio.CancelledError:
-            self._forget(node)
+            self._forget(node, channel, info)
             raise
         except PortError:
             self._not_removed(node, channel, info)
@@ -202,7 +210,7 @@ class PresenceBook:
         """Whether no entry of this node is stored any more, after all clients have left."""
         here = self._here or self._unwritten
         left = self._exits or self._old or self._leaving or self._given_up or self._forgotten
-        return not (here or left)
+        return not (here or left or self._moved)
 
     @property
     def left_under(self) -> Collection[str]:
@@ -212,6 +220,7 @@ class PresenceBook:
         """
         lost = (
             {node: None for node, _, _ in (*self._old, *self._given_up)}
+            | {node: None for node, _ in self._moved}
             | self._forgotten
             | dict.fromkeys(self._leaving)
         )
@@ -225,11 +234,22 @@ class PresenceBook:
         The reaper removes the old ones as well, but only those that existed when it looked.
         """
         old, self._node = self._node, node
-        for (channel, _), info in (*self._here.items(), *self._exits.items()):
-            self._leave_old(old, channel, info)
+        if self._here or self._exits:
+            entries = chain(self._here.items(), self._exits.items())
+            self._moved.append((old, deque((channel, info) for (channel, _), info in entries)))
         self._exits.clear()
         self._unwritten = OrderedDict(self._here)
         self._wake.set()
+
+    async def _leave_moved(self) -> None:
+        """Remember the entries under lost leases, MOVED_A_TURN in one turn."""
+        while self._moved:
+            node, entries = self._moved[0]
+            for _ in range(min(MOVED_A_TURN, len(entries))):
+                self._leave_old(node, *entries.popleft())
+            if not entries:
+                self._moved.popleft()
+            await asyncio.sleep(0)
 
     def _not_removed(self, node: str, channel: str, info: ClientInfo) -> None:
         """Remember an entry under `node` that may exist though its client has left.
@@ -241,16 +261,20 @@ class PresenceBook:
         elif len(self._exits) < EXITS_MAX:
             self._exits[channel, info.client] = info
         else:
-            self._forget(node)
+            self._forget(node, channel, info)
 
     def _leave_old(self, node: str, channel: str, info: ClientInfo) -> None:
         if len(self._old) < EXITS_MAX:
             self._old[node, channel, info.client] = info
         else:
-            self._forget(node)
+            self._forget(node, channel, info)
         self._wake.set()
 
-    def _forget(self, node: str) -> None:
+    def _forget(self, node: str, channel: str, info: ClientInfo) -> None:
+        """Nobody removes the entry of `info` until `node` has ended: then the reaper does."""
+        self._presence.abandon(channel, Member(node, info))
+        if (passed_over := self._told.again(self._clock.monotonic_s())) is not None:
+            _log.warning("presence_entry_abandoned", channel=channel, passed_over=passed_over)
         self._forgotten[node] = None
         if len(self._forgotten) > LEASES_LEFT_MAX:
             del self._forgotten[next(iter(self._forgotten))]
@@ -267,6 +291,7 @@ class PresenceBook:
             self._wake.clear()
             await self._write_again()
             self._look_after_late_writes()
+            await self._leave_moved()
             await self._remove_old()
             await self._retry_exits()
 
@@ -276,6 +301,7 @@ class PresenceBook:
         The caller bounds the time.
         """
         self._look_after_late_writes()
+        await self._leave_moved()
         await self._remove_old()
         await self._retry_exits()
 

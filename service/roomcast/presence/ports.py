@@ -43,6 +43,13 @@ class Presence(Protocol):
         What keeps it out is stored until `remove`. Nobody is told of it. Idempotent.
         """
 
+    def abandon(self, channel: str, member: Member) -> None:
+        """Nobody will remove this entry, until `clear` does.
+
+        From now on, `channels` of its node lists all channels in which that node has entries, until
+        they are cleared; and nothing of this entry is remembered here.
+        """
+
     async def members(self, channel: str) -> Sequence[Member]:
         """Every stored entry, in no particular order.
 

@@ -31,6 +31,7 @@ __all__ = [
     "READS_AT_ONCE",
     "READS_A_TURN",
     "READS_WAITING_MAX",
+    "TOTALS_A_TURN",
     "PresenceReads",
 ]
 
@@ -44,6 +45,8 @@ CACHE_MEMBERS_MAX: Final = 100_000
 MEMBERS_A_TURN: Final = 1000
 # Lists that are made in one turn, with the replies that hold them: up to 10 ms each, in Protobuf.
 LISTS_A_TURN: Final = 1
+# The same of totals: up to a millisecond each, where this node and others have ten thousand users.
+TOTALS_A_TURN: Final = 4
 # Channels that a node reads at once: reads must not take all of its connections to the table. Those
 # that wait stand in the lines of who asked, and of them so many begin in one turn.
 READS_AT_ONCE: Final = 16
@@ -80,7 +83,7 @@ class PresenceReads:
         self._clock = clock
         self._node = node
         self._own: dict[str, Crowd] = {}
-        self._lists = Portions(LISTS_A_TURN)
+        self._lists, self._totals = Portions(LISTS_A_TURN), Portions(TOTALS_A_TURN)
         # Reads under way; and finished ones, the oldest first.
         self._under_way: dict[str, SharedCall[Crowd]] = {}
         # What of a read was looked at so far, while that takes more than one turn.
@@ -122,6 +125,7 @@ class PresenceReads:
     async def totals(self, channel: str, caller: str = "") -> tuple[int, int]:
         """The numbers of clients and of users. Raises PortError."""
         others = await self._others(channel, caller)
+        await self._totals.wait()
         return totals(self._own.get(channel, _NOBODY), others)
 
     async def listing(self, channel: str, bytes_max: int, caller: str = "") -> bytes:

@@ -31,7 +31,8 @@ __all__ = [
 ]
 
 _STDIN_BYTES: Final = 4096
-_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+# SIGHUP: the terminal that it runs in is gone.
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +114,15 @@ def bound(host: str, port: int, *, shared: bool = False) -> socket.socket:
 
 @contextmanager
 def stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
-    """Set `stop` at SIGTERM and SIGINT. From the end of the context on, both are ignored.
+    """Set `stop` at SIGTERM, SIGINT and SIGHUP. From the end of the context on, they are ignored.
 
     The process is about to exit then. Another signal would make an orderly end look like a failure.
     """
     loop = asyncio.get_running_loop()
     for name in _STOP_SIGNALS:
-        loop.add_signal_handler(name, stop.set)
+        # What was started by nohup(1) is to go on without its terminal.
+        if name is not signal.SIGHUP or signal.getsignal(name) is not signal.SIG_IGN:
+            loop.add_signal_handler(name, stop.set)
     try:
         yield
     finally:

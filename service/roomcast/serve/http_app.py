@@ -17,6 +17,7 @@ from roomcast.admin.routes import add_admin_routes
 from roomcast.config import Config
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.api.server import Api
+from roomcast.gateway.backlog import Backlog
 from roomcast.gateway.deflate import Compression
 from roomcast.gateway.delayed import writer_maker
 from roomcast.gateway.door import GiveWay, end_proxied, name_no_version
@@ -68,7 +69,7 @@ def build_apps(
     clients = internal = _app(node, give_way)
     if config.server.internal_port:
         internal = _app(node, give_way)
-    _add_client_routes(clients, config)
+    _add_client_routes(clients, node, config)
     if demo_urls is not None:
         from roomcast.dev.demo import add_demo_routes
 
@@ -95,7 +96,7 @@ def _app(node: Node, give_way: GiveWay) -> web.Application:
     return app
 
 
-def _add_client_routes(app: web.Application, config: Config) -> None:
+def _add_client_routes(app: web.Application, node: Node, config: Config) -> None:
     client, websocket = config.client, config.websocket
     handshakes = rate(client.handshake_rate_limit, HANDSHAKE_BURST_S)
     admission = Admission(
@@ -103,7 +104,8 @@ def _add_client_routes(app: web.Application, config: Config) -> None:
         turnstile=Turnstile(handshakes) if handshakes else None,
         trusted_proxies=client.trusted_proxies,
     )
-    make_writer = writer_maker(client.write_delay_ms / 1000)
+    backlog = Backlog(client.queue_total_max_size, node.services.counters)
+    make_writer = writer_maker(client.write_delay_ms / 1000, backlog)
     gateway = WebSocketGateway(
         admission,
         message_size_limit=client.message_size_limit,

@@ -397,6 +397,9 @@ class MemoryPresence:
 
         await self._world.perform("keep_out", effect)
 
+    def abandon(self, channel: str, member: Member) -> None:
+        """It remembers nothing."""
+
     async def members(self, channel: str) -> Sequence[Member]:
         def effect() -> Sequence[Member]:
             members = list(self._world.presence.get(channel, {}).values())

@@ -416,6 +416,19 @@ async def test_an_answer_has_a_bound(told: bool, monkeypatch: pytest.MonkeyPatch
         assert "ResponseMetadata" in await CALLS["query"](clients)
 
 
+@pytest.mark.parametrize("told", [True, False])
+async def test_an_answer_to_the_sdk_has_the_same(
+    told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One without end would fill the memory until the time of the call is over."""
+    monkeypatch.setattr(clients_module, "ANSWER_BYTES_MAX", 100_000)
+    async with faked(sending(100_001, told=told)) as (clients, _):
+        error = await raised(clients.log.scan(TableName="channels"))
+        assert type(error) is UnknownOutcome
+    async with faked(sending(100_000, told=told)) as (clients, _):
+        assert "ResponseMetadata" in await clients.log.scan(TableName="channels")
+
+
 # ---- attempts, time-outs, credentials
 
 

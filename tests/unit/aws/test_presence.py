@@ -81,6 +81,47 @@ async def test_a_listing_that_failed_is_written_the_next_time() -> None:
     assert rows.keys == {("node#n1", "room"), ("channel#room", "n1#c1")}
 
 
+async def test_who_is_abandoned_stays_listed_and_takes_no_memory() -> None:
+    """I7: clients that come and go while the table is out. The clean-up after the node finds them
+    by its list, whoever leaves the same channel later.
+    """
+    rows = Rows()
+    presence = DynamoPresence(rows, "presence")
+    for number in range(50):
+        gone = member(f"c{number}")
+        await presence.add(f"room {number % 10}", gone)
+        presence.abandon(f"room {number % 10}", gone)
+    assert (presence._clients, presence._listed) == ({}, set())
+    kept = set(rows.keys)
+    assert len(kept) == 60
+    await presence.add("room 1", member("later"))
+    await presence.remove("room 1", member("later"))
+    await presence.add("another", member("later"))
+    await presence.remove("another", member("later"))
+    assert rows.keys == kept | {("node#n1", "another")}, "what is listed without need is no harm"
+    assert (presence._clients, presence._listed) == ({}, set())
+    other = Member("n2", ClientInfo("ann", "c"))
+    await presence.add("room 1", other)
+    await presence.remove("room 1", other)
+    assert ("node#n2", "room 1") not in rows.keys, "another lease"
+
+
+async def test_who_is_abandoned_leaves_the_others_remembered() -> None:
+    rows = Rows()
+    presence = DynamoPresence(rows, "presence")
+    for client in ("c1", "c2"):
+        await presence.add("room", member(client))
+    presence.abandon("room", member("c1"))
+    presence.abandon("room", member("nobody"))
+    writes = len(rows.written)
+    await presence.add("room", member("c3"))
+    assert len(rows.written) == writes + 1, "the list is known to be written"
+    for client in ("c2", "c3"):
+        await presence.remove("room", member(client))
+    assert rows.keys == {("node#n1", "room"), ("channel#room", "n1#c1")}
+    assert (presence._clients, presence._listed) == ({}, set())
+
+
 async def test_coming_and_going_at_once_keeps_the_listing() -> None:
     rows = Rows()
     presence = DynamoPresence(rows, "presence")

@@ -4,7 +4,6 @@ and that nobody gets a difference from what it does not have.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -17,6 +16,7 @@ from roomcast.delivery.recovery import RING_BYTES_MAX
 from roomcast.gateway.writer import Writer, protobuf_frame, text_frame
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 from roomcast.wire.codes import Disconnect
+from tests.unit.gateway.test_writer import Transport
 from tests.unit.worlds import Client, Fleet, LocalNode, settled, until
 
 OPEN: Final = ChannelOptions(
@@ -156,4 +156,4 @@ async def test_only_what_is_marked_or_published_by_clients_there_may_be_a_differ
 
 @pytest.mark.parametrize("framer, is_binary", [(text_frame, False), (protobuf_frame, True)])
 def test_a_writer_knows_its_encoding(framer: Any, is_binary: bool) -> None:
-    assert Writer(asyncio.Transport(), 1, framer).is_binary is is_binary
+    assert Writer(Transport(), 1, framer).is_binary is is_binary

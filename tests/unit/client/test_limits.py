@@ -8,13 +8,23 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Coroutine
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from roomcast.auth.verifier import sign_connection
+from roomcast.client import read as read_module
+from roomcast.client import subscribe as subscribe_module
 from roomcast.client import work as work_module
-from roomcast.client.connection import COMMAND_BYTES_MIN, PUSH_BYTES, TURN_BYTES
+from roomcast.client.connection import (
+    COMMAND_BYTES_MIN,
+    CROWD_BYTES,
+    CROWD_PUSH_BYTES,
+    FIRSTS_BYTES,
+    PUSH_BYTES,
+    TURN_BYTES,
+)
 from roomcast.client.publish import PUBLISH_WAIT_S
 from roomcast.client.services import (
     HISTORIES_AT_ONCE,
@@ -31,7 +41,17 @@ from roomcast.testing.memory import ManualClock
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 from roomcast.wire.codes import Disconnect
 from roomcast.wire.commands import JSON_FRAMES, Bounds, Command, Reader
-from tests.unit.worlds import SECRET, Client, Fleet, LocalNode, logged, running, settled, until
+from tests.unit.worlds import (
+    SECRET,
+    Client,
+    Fleet,
+    LocalNode,
+    logged,
+    running,
+    settled,
+    standing_still,
+    until,
+)
 
 TOO_MANY = 111
 
@@ -348,12 +368,64 @@ async def test_many_connections_together_let_the_event_loop_go_by() -> None:
         frame = lines(*({"id": 100 + index, "ping": {}} for index in range(commands)))
         await asyncio.gather(*(each.connection.receive(frame, read.reader) for each in clients))
 
-    await read.while_others_run(all_say(most - 1))
-    assert len(set(read.turns)) == 1, "what each may say at once"
-    read.turns.clear()
-    await read.while_others_run(all_say(4 * most))
-    assert len(read.turns) == count * 4 * most
-    assert max(Counter(read.turns).values()) == TURNS_AT_ONCE * most
+    # Also what each of them may say at once.
+    for commands in (most - 1, 4 * most):
+        read.turns.clear()
+        await read.while_others_run(all_say(commands))
+        assert len(read.turns) == count * commands
+        assert max(Counter(read.turns).values()) <= CROWD_BYTES // COMMAND_BYTES_MIN + count
+
+
+async def test_hundreds_that_choose_the_same_moment_let_the_event_loop_go_by() -> None:
+    """Each says no more than it may at once; and who says little waits for none of them."""
+    _, node = node_of(command_rate_limit=0.0)
+    most = TURN_BYTES // COMMAND_BYTES_MIN
+    clients = [await node.client() for _ in range(100)]
+    read, quiet = Read(), Read()
+
+    async def all_say() -> None:
+        frame = lines(*({"id": 100 + index, "ping": {}} for index in range(most - 1)))
+        saying = [each.connection.receive(frame, read.reader) for each in clients]
+        one = lines({"id": 100, "ping": {}})
+        await asyncio.gather(*saying, (await node.client()).connection.receive(one, quiet.reader))
+
+    await read.while_others_run(all_say())
+    assert len(read.turns) == len(clients) * (most - 1)
+    assert max(Counter(read.turns).values()) <= CROWD_BYTES // COMMAND_BYTES_MIN + len(clients)
+    assert quiet.turns == [0], "its own reader counts no turns, so it was the first"
+
+
+async def test_hundreds_of_large_commands_let_the_event_loop_go_by() -> None:
+    _, node = node_of(command_rate_limit=0.0, publish_rate_limit=0.0)
+    clients, read = [await node.client() for _ in range(50)], Read()
+    said = lines({"id": 100, "publish": {"channel": "c", "data": "x" * (TURN_BYTES // 2)}})
+
+    async def all_say() -> None:
+        await asyncio.gather(*(each.connection.receive(said, read.reader) for each in clients))
+
+    await read.while_others_run(all_say())
+    assert len(read.turns) == len(clients)
+    assert max(Counter(read.turns).values()) <= 2 * TURNS_AT_ONCE
+
+
+async def test_hundreds_that_publish_to_many_subscribers_let_the_event_loop_go_by() -> None:
+    """Each publishes once, which goes to all subscribers as it is taken."""
+    unordered = ChannelRules(ChannelOptions())
+    _, node = node_of(command_rate_limit=0.0, publish_rate_limit=0.0, rules=unordered)
+    count = FIRSTS_BYTES // CROWD_PUSH_BYTES // 16
+    members = [await node.client() for _ in range(count)]
+    for each in members:
+        await each.connection.receive(lines({"id": 2, "subscribe": {"channel": "c"}}))
+    clients, read = [await node.client() for _ in range(50)], Read()
+    said = lines({"id": 100, "publish": {"channel": "c", "data": 1}})
+
+    async def all_say() -> None:
+        await asyncio.gather(*(each.connection.receive(said, read.reader) for each in clients))
+
+    await read.while_others_run(all_say())
+    assert len(read.turns) == len(clients)
+    assert max(Counter(read.turns).values()) <= 16
+    assert node.assembly.hub.counters.pushes == len(clients) * count
 
 
 async def test_what_goes_to_many_subscribers_lets_the_event_loop_go_by() -> None:
@@ -576,3 +648,34 @@ async def test_one_client_subscribes_to_a_few_channels_at_a_time() -> None:
     held.release()
     for command_id in await saying:
         assert "subscribe" in await client.answer(command_id)
+
+
+@pytest.mark.parametrize("method", ["subscribe", "presence"])
+async def test_of_commands_whose_time_is_over_at_once_few_are_refused_in_a_turn(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the table does not answer, those that came together are refused together."""
+    monkeypatch.setattr(subscribe_module, "SUBSCRIBE_LIMIT_S", 0.05)
+    monkeypatch.setattr(read_module, "PRESENCE_LIMIT_S", 0.05)
+    rules = ChannelRules(ChannelOptions(history_size=10, history_ttl_s=60, presence=True))
+    fleet = Fleet()
+    node = fleet.node(command_rate_limit=0.0, rules=rules)
+    monkeypatch.setattr(node.assembly.node.services.failures, "_a_turn", 3)
+    monkeypatch.setattr(node.assembly.node.services.failures, "_left", 3)
+    fleet.traffic.hold("newest", "call")
+    fleet.traffic.hold("members", "call")
+    clients = [await node.client() for _ in range(20)]
+    loop = asyncio.get_running_loop()
+    with standing_still():
+        for client in clients:
+            await client.say({method: {"channel": f"{client.connection.client}"}})
+        await settled()
+        now = loop.time() + 1
+        loop.time = lambda: now  # type: ignore[method-assign]  # all of them are over now
+        refused = [0]
+        while refused[-1] < len(clients):
+            await asyncio.sleep(0)
+            codes = node.assembly.node.services.counters.commands
+            refused.append(codes.get((method, 100), 0))
+            assert len(refused) < 200
+    assert max(after - before for before, after in pairwise(refused)) <= 3

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from roomcast.concurrency import Portions
 from roomcast.delivery import dispatcher as dispatcher_module
 from roomcast.delivery.join_reads import JoinRequest, JoinResult
 from roomcast.log.rules import Pending
@@ -54,6 +56,29 @@ async def test_nothing_falls_between_the_reply_and_the_first_push(room: Room, st
     # Seen by the read, or come in while it was under way: the position is behind both.
     assert subscriber.joined.position.offset == 3
     assert subscriber.offsets == [4]
+
+
+async def test_of_those_who_waited_for_a_read_few_are_let_in_in_a_turn(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table that answers again answers all who came meanwhile at once. I4 holds for each."""
+    monkeypatch.setattr(room.dispatcher, "_admissions", Portions(3))
+    await room.append()
+    held = room.fleet.traffic.hold("newest", "answer")
+    waiting = [room.joining() for _ in range(10)]
+    await held.arrived()
+    held.release()
+    let_in, offset = list[int](), 2
+    while not let_in or let_in[-1] < len(waiting):
+        await asyncio.sleep(0)
+        let_in.append(sum(subscriber.joined is not None for subscriber, _ in waiting))
+        room.hint(append_raw(room, offset))
+        offset += 1
+    assert max(after - before for before, after in pairwise([0, *let_in])) == 3
+    await asyncio.gather(*(joining for _, joining in waiting))
+    for subscriber, _ in waiting:
+        assert subscriber.joined is not None
+        assert subscriber.offsets == list(range(subscriber.joined.position.offset + 1, offset))
 
 
 async def test_what_comes_in_the_tick_of_the_reply_is_pushed(room: Room) -> None:

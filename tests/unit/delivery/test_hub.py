@@ -6,10 +6,12 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
 from centrifuge.fossil import apply_delta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roomcast.delivery import hub as module
 from roomcast.delivery.forms import PLAIN, Form, Payload
 from roomcast.delivery.hub import FRAME_BYTES_SOFT_MAX, SEARCHED_A_TURN, Hub
 from roomcast.delivery.ports import Framer
@@ -165,7 +167,7 @@ def test_who_left_gets_nothing() -> None:
     assert len(made) == 0
 
 
-def test_a_lost_channel_is_told_to_all_and_empty() -> None:
+async def test_a_lost_channel_is_told_to_all_and_empty() -> None:
     made = Hub()
     subscribers = [*subscribed(made, "a", 2), *subscribed(made, "a", 1, framer=Curly())]
     [other] = subscribed(made, "b", 1)
@@ -177,7 +179,61 @@ def test_a_lost_channel_is_told_to_all_and_empty() -> None:
     assert other.lost_channels == []
 
 
-def test_who_subscribes_again_when_told_is_not_lost_again() -> None:
+async def test_of_those_who_lose_a_channel_few_are_told_in_a_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LOST_A_TURN", 10)
+    made = Hub()
+    subscribers = [*subscribed(made, "a", 25), *subscribed(made, "b", 20)]
+    made.lost("a")
+    made.lost("b")
+    made.publish("a", sent(b"1"))
+    turns = list[int]()
+    while sum(turns) < len(subscribers):
+        told = sum(len(each.lost_channels) for each in subscribers)
+        turns.append(told - sum(turns))
+        await asyncio.sleep(0)
+    assert turns == [10, 10, 10, 10, 5], "in the order in which they were lost"
+    assert [each.lost_channels for each in subscribers] == [["a"]] * 25 + [["b"]] * 20
+    assert not any(each.sink.frames for each in subscribers), "it is lost for all at once"
+
+
+async def test_who_comes_while_others_lose_a_channel_is_not_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LOST_A_TURN", 1)
+    made = Hub()
+    subscribers = subscribed(made, "a", 5)
+    made.lost("a")
+    [new] = subscribed(made, "a", 1)
+    gone = subscribers.pop()
+    made.remove("a", gone)
+    assert made.subscriptions == 1
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert [each.lost_channels for each in subscribers] == [["a"]] * 4
+    assert new.lost_channels == []
+    made.publish("a", sent(b"1"))
+    assert new.sink.frames == [b"<" + pushed(b"1") + b">"]
+
+
+async def test_subscriptions_are_counted_as_they_come_and_go() -> None:
+    made = Hub()
+    first, second, third = subscribed(made, "a", 3)
+    [other] = subscribed(made, "b", 1)
+    made.add("a", second)
+    assert made.subscriptions == 4
+    for subscriber in (first, first, other):
+        made.remove("a", subscriber)
+    assert made.subscriptions == 3
+    made.lost("a")
+    made.remove("a", third)
+    assert made.subscriptions == 1
+    made.remove("b", other)
+    assert made.subscriptions == 0
+
+
+async def test_who_subscribes_again_when_told_is_not_lost_again() -> None:
     made = Hub()
 
     class Returning(Subscriber):

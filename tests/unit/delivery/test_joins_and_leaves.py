@@ -100,6 +100,37 @@ async def test_beyond_the_rate_a_channel_hears_of_many_in_one_write(
     assert rooms.joins_and_leaves.waiting_bytes == 0
 
 
+async def test_of_very_many_a_turn_tells_a_large_channel_few() -> None:
+    """What waits for a large channel grows as it waits: all at once, it was megabytes a socket."""
+    rooms = Rooms(1, 300)
+    with standing_still():
+        rooms.say("join", "first")
+        for number in range(1000):
+            rooms.joins_and_leaves.add("room-0", "join", info(f"c{number}"))
+        before = rooms.hub.counters.bytes
+        rooms.joins_and_leaves.go()
+        sent = rooms.hub.counters.bytes - before
+        assert sent <= 2 * 300 * module.TOLD_BYTES_MAX, "with what is around them"
+        assert rooms.joins_and_leaves.waiting_bytes > 0
+    member = rooms.members["room-0"][0]
+    await until(lambda: rooms.joins_and_leaves.waiting_bytes == 0)
+    clients = ["first", *(f"c{number}" for number in range(1000))]
+    assert told(member.sink.frames) == [("join", client) for client in clients]
+    assert max(map(len, member.sink.frames)) <= 2 * module.TOLD_BYTES_MAX
+
+
+async def test_one_that_is_larger_is_told_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TOLD_BYTES_MAX", 10)
+    rooms = Rooms(2, 1)
+    for client in ("a", "b"):
+        for name in rooms.names:
+            rooms.joins_and_leaves.add(name, "join", info(client))
+    rooms.joins_and_leaves.go()
+    for name in rooms.names:
+        frames = rooms.members[name][0].sink.frames
+        assert [told([frame]) for frame in frames] == [[("join", "a")], [("join", "b")]]
+
+
 async def test_of_a_client_that_comes_and_goes_in_a_loop_the_last_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -15,6 +15,7 @@ from roomcast.delivery.broadcaster import SIGNAL_BYTES_MAX
 from roomcast.delivery.envelope import Signal, pack, parse, signal_text
 from roomcast.fleet.node_info_signals import (
     CHANNELS_MAX,
+    COUNTED_MAX,
     PATTERN_CHARS_MAX,
     SURVEY_KINDS,
     UNEXPECTED_MAX,
@@ -117,6 +118,21 @@ def test_what_was_left_out_is_told() -> None:
     many.add(Answer("a", {f"c{number}": number for number in range(1, CHANNELS_MAX + 2)}))
     channels, whole = many.result()
     assert (len(channels), whole, "c1" in channels) == (CHANNELS_MAX, False, False)
+
+
+def test_of_very_many_channels_so_many_are_counted() -> None:
+    """Of a large fleet they would fill memory, and take long to sort in one turn."""
+    nodes = [f"n{number}" for number in range(5)]
+    answers = Answers(frozenset(nodes))
+    for node in nodes:
+        answers.add(Answer(node, {f"{node}:{number}": 1 for number in range(6000)}))
+        answers.add(Answer(node, {"twice": 1}))
+    assert len(answers._channels) == COUNTED_MAX
+    more = Answers(frozenset(nodes))
+    for node in nodes:
+        more.add(Answer(node, {"everywhere": 2, **{f"{node}:{n}": 1 for n in range(5999)}}))
+    channels, whole = more.result()
+    assert (channels["everywhere"], len(channels), whole) == (10, CHANNELS_MAX, False)
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,11 @@ def send(writer: Writer, *lines: object) -> None:
         writer.send(writer.framer(json.dumps(line).encode()))
 
 
-def test_without_a_delay_it_is_a_plain_writer() -> None:
-    assert writer_maker(0.0) is Writer
+async def test_without_a_delay_it_is_a_plain_writer() -> None:
+    writer, transport = made(0.0)
+    assert type(writer) is Writer
+    send(writer, 1)
+    assert transport.pieces == [text_frame(b"1")]
 
 
 async def test_text_is_one_frame_of_many_lines() -> None:

@@ -29,6 +29,7 @@ from roomcast.gateway.door import (
     hand_over,
     name_no_version,
 )
+from roomcast.gateway.parsing import Parsing
 from tests.unit.gateway.frames import BINARY, handshake, masked
 from tests.unit.worlds import DEADLINE_S, settled, until
 
@@ -601,6 +602,96 @@ async def test_of_one_connection_little_is_read_in_one_turn(
     visitor.writer.write(masked(BINARY, b"x" * 1_000_000))
     await until(lambda: sum(sizes) > 1_000_000)
     assert max(sizes) <= 8 * 1024
+
+
+async def test_of_many_connections_few_bytes_are_parsed_in_one_turn(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight KiB of each, in chunks of one byte, held everybody up for 0.3 s."""
+    door = doors.open()
+    monkeypatch.setattr(door, "parsing", Parsing(1000))
+    visitors = [await doors.visit() for _ in range(8)]
+    await until(lambda: len(door) == 8)
+    await settled()
+    parse, turn = _Guest._parse, 0
+    parsed: Counter[int] = Counter()
+
+    def counted(guest: _Guest, data: bytes) -> None:
+        parsed[turn] += len(data)
+        parse(guest, data)
+
+    monkeypatch.setattr(_Guest, "_parse", counted)
+    request = GET.replace(b"\r\n\r\n", b"\r\nX-Long: %b\r\n\r\n" % (b"x" * 1000))
+    guests = list(door._guests)
+    for guest in guests:
+        guest.data_received(request)
+    assert [guest.wire.is_reading() for guest in guests if guest.wire] == [True] + [False] * 7
+    while len(parsed) < 8:
+        turn += 1
+        await asyncio.sleep(0)
+    assert set(parsed.values()) == {len(request)}
+    for visitor in visitors:
+        assert (await visitor.head()).startswith(b"HTTP/1.1 200")
+        visitor.writer.write(GET)
+        await visitor.reader.readexactly(len("here"))
+        assert (await visitor.head()).startswith(b"HTTP/1.1 200"), "it is read on"
+
+
+async def test_a_request_in_pieces_is_parsed_in_their_order(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = doors.open()
+    monkeypatch.setattr(door, "parsing", Parsing(10))
+    visitor = await doors.visit()
+    await until(lambda: len(door) == 1)
+    await settled()
+    [guest] = door._guests
+    body = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\n" + b"x" * 899
+    for piece in (body[:500], body[500:700], body[700:], b"y" + GET):
+        guest.data_received(piece)
+    assert (await visitor.head()).startswith(b"HTTP/1.1 200")
+    await visitor.reader.readexactly(len("here"))
+    assert (await visitor.head()).startswith(b"HTTP/1.1 200")
+    assert doors.bodies[0].total_bytes == 900, "and what followed was another request"
+
+
+async def test_what_waits_to_be_parsed_is_handed_over_behind_the_rest(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = doors.open()
+    monkeypatch.setattr(door, "parsing", Parsing(10))
+    visitor = await doors.visit()
+    await until(lambda: len(door) == 1)
+    await settled()
+    [guest] = door._guests
+    guest.data_received(handshake("/socket") + b"early")
+    guest.data_received(b"and late" * 100)
+    await until(lambda: bool(door._streaming))
+    [wire] = door._streaming
+    stream = wire.get_protocol()
+    assert isinstance(stream, _Stream)
+    visitor.writer.write(b", at last")
+    await until(lambda: stream.data == b"early" + b"and late" * 100 + b", at last")
+
+
+async def test_who_is_gone_while_it_waits_to_be_parsed_is_nobody(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = doors.open()
+    monkeypatch.setattr(door, "parsing", Parsing(10))
+    visitors = [await doors.visit() for _ in range(3)]
+    await until(lambda: len(door) == 3)
+    await settled()
+    guests = list(door._guests)
+    for guest in guests:
+        guest.data_received(GET + b"x" * 300)
+    assert guests[1].wire is not None
+    guests[1].wire.abort()
+    await until(lambda: len(door) < 3)
+    heads = [asyncio.ensure_future(visitor.head()) for visitor in visitors]
+    done, left = await asyncio.wait(heads, timeout=DEADLINE_S)
+    assert not left
+    assert sum(head.exception() is None for head in done) == 2
 
 
 # ---- what we are called

@@ -7,6 +7,7 @@ import gc
 import json
 import socket
 import weakref
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
@@ -17,9 +18,12 @@ from aiohttp.http import WebSocketReader
 from aiohttp.test_utils import BaseTestServer, TestServer
 
 from roomcast.client.connection import Connection
+from roomcast.client.services import TURNS_AT_ONCE
+from roomcast.gateway import reader as reader_module
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.keys import NODE
-from roomcast.gateway.reader import ClientFrames
+from roomcast.gateway.parsing import Parsing
+from roomcast.gateway.reader import CONTROL_BYTES, ClientFrames
 from roomcast.gateway.websocket import WebSocketGateway
 from roomcast.gateway.writer import CLOSE_WAIT_S, text_frame
 from roomcast.wire.codes import Disconnect
@@ -38,9 +42,10 @@ MORE_THAN_THE_KERNEL_HOLDS = 32 * 1024 * 1024
 class Served:
     """A node, and the way to it."""
 
-    def __init__(self, node: LocalNode, server: BaseTestServer) -> None:
+    def __init__(self, node: LocalNode, server: BaseTestServer, gateway: WebSocketGateway) -> None:
         self.node = node
         self.server = server
+        self.gateway = gateway
         self.visitors: list[asyncio.StreamWriter] = []
 
     @property
@@ -50,10 +55,21 @@ class Served:
     @property
     def client(self) -> ClientFrames:
         """The only client there is."""
-        [connection] = self.node.assembly.node._connections
-        protocol = connection.socket._transport.get_protocol()  # type: ignore[attr-defined]  # it is a Writer
-        assert isinstance(protocol, ClientFrames)
-        return protocol
+        [client] = self.clients
+        return client
+
+    @property
+    def clients(self) -> list[ClientFrames]:
+        """In the order in which they came."""
+        clients = [
+            connection.socket._transport.get_protocol()  # type: ignore[attr-defined]  # it is a Writer
+            for connection in self.node.assembly.node._connections
+        ]
+        assert all(isinstance(client, ClientFrames) for client in clients)
+        ports = [writer.get_extra_info("sockname") for writer in self.visitors]
+        return sorted(
+            clients, key=lambda client: ports.index(client._transport.get_extra_info("peername"))
+        )
 
     async def visit(self, behind: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A WebSocket. `behind`: sent in one piece with the handshake."""
@@ -75,7 +91,7 @@ async def served() -> AsyncIterator[Served]:
     )
     app.router.add_get(PATH, gateway.handle)
     async with TestServer(app) as server:
-        served = Served(node, server)
+        served = Served(node, server, gateway)
         yield served
         for visitor in served.visitors:
             visitor.transport.abort()
@@ -107,6 +123,111 @@ async def test_a_client_that_is_silent_has_no_task(served: Served) -> None:
     assert asyncio.all_tasks() == before
     writer.write(GOODBYE)
     await _rest(reader)
+
+
+def said(first: int, count: int) -> bytes:
+    """Commands, each in a frame of its own."""
+    return b"".join(
+        masked(TEXT, json.dumps({"id": first + index, "ping": {}}).encode())
+        for index in range(count)
+    )
+
+
+async def answered(reader: asyncio.StreamReader, first: int, count: int) -> None:
+    """As `said`, and in this order."""
+    async with asyncio.timeout(DEADLINE_S):
+        for number in range(first, first + count):
+            await reader.readuntil(b'"id":%d' % number)
+
+
+async def test_of_many_clients_few_bytes_are_parsed_in_a_turn(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of them can have the same moment: what is read of each at a time, as frames of
+    nothing, held all others up for 0.3 s.
+    """
+    served.gateway._parsing = Parsing(1000)
+    readers = []
+    for _ in range(8):
+        reader, _ = await served.visit(CONNECT)
+        await reader.readuntil(b"}}")
+        readers.append(reader)
+    parse, turn = ClientFrames._parse, 0
+    parsed_in: Counter[int] = Counter()
+
+    def counted(frames: ClientFrames, data: bytes) -> None:
+        parsed_in[turn] += len(data)
+        parse(frames, data)
+
+    monkeypatch.setattr(ClientFrames, "_parse", counted)
+    data = said(10, 50)
+    for client in served.clients:
+        client.data_received(data)
+    waiting = [client for client in served.clients if not client._transport.is_reading()]
+    assert len(waiting) == 7, "it is not read while what came of it waits"
+    while len(parsed_in) < 8:
+        turn += 1
+        await asyncio.sleep(0)
+    assert set(parsed_in.values()) == {len(data)}, "one more than there is room for, and no more"
+    for reader in readers:
+        await answered(reader, 10, 50)
+    assert all(client._transport.is_reading() for client in served.clients)
+
+
+async def test_who_says_little_is_heard_at_once(served: Served) -> None:
+    served.gateway._parsing = Parsing(1000)
+    for _ in range(4):
+        await (await served.visit(CONNECT))[0].readuntil(b"}}")
+    *many, one = served.clients
+    for client in many:
+        client.data_received(said(10, 60))
+    one.data_received(said(10, 1))
+    assert one._transport.is_reading()
+    assert not many[-1]._transport.is_reading()
+
+
+@pytest.mark.parametrize("end", ["reset", "server"])
+async def test_who_is_gone_while_it_waits_to_be_parsed_keeps_nobody_waiting(
+    served: Served, end: str
+) -> None:
+    served.gateway._parsing = Parsing(1000)
+    visits = [await served.visit(CONNECT) for _ in range(4)]
+    for reader, _ in visits:
+        await reader.readuntil(b"}}")
+    for client in served.clients:
+        client.data_received(said(10, 60))
+    gone = served.clients[1]
+    if end == "reset":
+        gone._transport.abort()
+        gone.connection_lost(None)
+    else:
+        gone._connection.close(Disconnect.SHUTDOWN)
+    for number in (0, 2, 3):
+        await answered(visits[number][0], 10, 60)
+
+
+async def test_control_frames_of_many_have_a_turn(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "CROWD_BYTES", 10 * CONTROL_BYTES)
+    visits = [await served.visit(CONNECT) for _ in range(4)]
+    for reader, _ in visits:
+        await reader.readuntil(b"}}")
+    answer, turn = ClientFrames._answer, 0
+    answers: Counter[int] = Counter()
+
+    def counted(frames: ClientFrames, message: Any) -> None:
+        answers[turn] += 1
+        answer(frames, message)
+
+    monkeypatch.setattr(ClientFrames, "_answer", counted)
+    for client in served.clients:
+        client.data_received(masked(PING, b"x") * 20)
+    while answers.total() < 80:
+        turn += 1
+        await asyncio.sleep(0)
+    assert answers[0] == 10
+    assert max(answers.values()) <= 10 + TURNS_AT_ONCE
 
 
 @pytest.mark.parametrize("end", ["close", "reset", "server"])

@@ -13,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomcast.gateway import writer as writer_module
+from roomcast.gateway.backlog import Backlog
 from roomcast.gateway.writer import (
+    FRAME_BYTES,
+    PIECE_BYTES,
     Writer,
     bare_close,
     bare_json_lines,
@@ -24,6 +27,7 @@ from roomcast.gateway.writer import (
     protobuf_frame,
     text_frame,
 )
+from roomcast.observe.counters import ClientCounters
 from roomcast.wire.codes import Disconnect
 from roomcast.wire.encoding import PING, disconnect_push
 from tests.protobuf import read_messages
@@ -115,9 +119,16 @@ class Transport(asyncio.Transport):
         self.aborted = False
         self.closed = False
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert (high, low) == (0, None), "it says when nothing waits any more"
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.aborted, "nothing is written to what is gone"
         self.written += bytes(data)
+
+    def read(self) -> None:
+        """The peer reads all of it."""
+        self.buffered = 0
 
     def get_write_buffer_size(self) -> int:
         return self.buffered
@@ -186,7 +197,11 @@ async def test_what_waits_up_to_the_bound_is_no_slowness(world: World) -> None:
     world.transport.buffered = QUEUE_BYTES_MAX
     world.writer.send(b"x" * 10 * QUEUE_BYTES_MAX)
     assert world.writer.closed_with is None
+    assert world.writer.unsent_bytes == 11 * QUEUE_BYTES_MAX
+    world.transport.read()
+    world.writer.drained()
     assert len(world.transport.written) == 10 * QUEUE_BYTES_MAX
+    assert world.writer.unsent_bytes == 0
 
 
 async def test_a_peer_that_reads_too_slowly_is_cut_off(world: World) -> None:
@@ -255,7 +270,135 @@ async def test_what_is_gone_can_be_closed(world: World) -> None:
     assert world.writer.closed_with is Disconnect.SHUTDOWN
 
 
+# ---- what waits
+
+
+class Slow(Transport):
+    """A socket whose peer reads when the test says so. `pieces`: what was written at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        super().write(data)
+        self.pieces.append(bytes(data))
+        self.buffered += len(data)
+
+
+class Behind:
+    """A writer whose peer does not read, and what waits for it."""
+
+    def __init__(self, count: int = 2000, size: int = 100) -> None:
+        self.counters = ClientCounters()
+        self.transport = Slow()
+        backlog = Backlog(10**9, self.counters)
+        self.writer = Writer(self.transport, 10**9, backlog=backlog)
+        self.frames = [text_frame(b"%d " % number * size) for number in range(count)]
+        for frame in self.frames:
+            self.writer.send(frame)
+
+
+async def test_the_transport_has_one_piece_at_a_time() -> None:
+    """It would look at all that it has with each write, or copy it."""
+    behind = Behind()
+    transport, writer = behind.transport, behind.writer
+    assert transport.pieces == [behind.frames[0]]
+    assert writer.unsent_bytes == sum(map(len, behind.frames))
+    while writer.unsent_bytes:
+        transport.read()
+        writer.drained()
+    assert len(transport.pieces) < len(behind.frames) / 50
+    assert max(map(len, transport.pieces)) <= PIECE_BYTES
+    assert transport.written == b"".join(behind.frames)
+
+
+async def test_a_frame_that_is_larger_than_a_piece_is_one() -> None:
+    behind = Behind(3, PIECE_BYTES)
+    for _ in behind.frames:
+        behind.transport.read()
+        behind.writer.drained()
+    assert behind.transport.pieces == behind.frames
+
+
+async def test_who_begins_to_read_is_sent_one_piece_in_a_turn() -> None:
+    behind = Behind()
+    transport, writer = behind.transport, behind.writer
+    transport.read()
+    transport.get_write_buffer_size = lambda: 0  # type: ignore[method-assign]  # it reads on
+    before = len(transport.pieces)
+    writer.drained()
+    for turn in range(1, 4):
+        assert len(transport.pieces) == before + turn
+        writer.send(text_frame(b"later %d" % turn))
+        await asyncio.sleep(0)
+    await until(lambda: not writer.unsent_bytes)
+    later = [text_frame(b"later %d" % turn) for turn in range(1, 4)]
+    assert transport.written == b"".join([*behind.frames, *later])
+
+
+async def test_what_waits_is_counted_and_what_does_not_is_not() -> None:
+    behind = Behind()
+    size = sum(map(len, behind.frames))
+    waiting = len(behind.frames) - 1
+    assert behind.counters.unsent_bytes == size + waiting * FRAME_BYTES
+    behind.transport.read()
+    behind.writer.drained()
+    assert size / 2 < behind.counters.unsent_bytes < size + waiting * FRAME_BYTES
+    while behind.writer.unsent_bytes:
+        behind.transport.read()
+        behind.writer.drained()
+    assert behind.counters.unsent_bytes == 0
+
+
+@pytest.mark.parametrize("end", ["close", "answer_close", "half_closed"])
+async def test_what_waits_goes_out_before_the_end(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "CLOSE_WAIT_S", 0.01)
+    behind = Behind(100)
+    if end == "close":
+        behind.writer.close(Disconnect.SHUTDOWN)
+    elif end == "answer_close":
+        behind.writer.answer_close(1000)
+    else:
+        behind.writer.half_closed()
+    opcodes = [frame.opcode for frame in parsed(behind.transport.written)]
+    assert opcodes == [TEXT] * 100 + ([] if end == "half_closed" else [CLOSE])
+    assert behind.counters.unsent_bytes == 0, "it has its time to end, and no more"
+    await until(lambda: behind.transport.aborted)
+
+
+async def test_of_a_slow_peer_nothing_waits_any_more(world: World) -> None:
+    behind = Behind()
+    behind.writer.close(Disconnect.SLOW)
+    assert [frame.opcode for frame in parsed(behind.transport.written)] == [TEXT, CLOSE]
+    assert behind.counters.unsent_bytes == 0
+    behind.transport.read()
+    behind.writer.drained()
+    behind.writer.send(text_frame(b"after"))
+    assert behind.transport.written.endswith(close_frame(Disconnect.SLOW))
+    behind.writer.end()
+
+
+async def test_who_is_gone_has_nothing_that_waits() -> None:
+    behind = Behind()
+    behind.writer.lost()
+    assert behind.counters.unsent_bytes == 0
+    assert behind.writer.unsent_bytes == len(behind.frames[0]), "the transport's own"
+
+
 # ---- over a real socket
+
+
+class Serving(asyncio.Protocol):
+    """Tells its writer when the transport may write again, as whoever serves a client does."""
+
+    writer: Writer | None = None
+
+    def resume_writing(self) -> None:
+        if self.writer is not None:
+            self.writer.drained()
 
 
 @pytest.fixture
@@ -264,7 +407,7 @@ async def connected() -> AsyncIterator[tuple[asyncio.Transport, socket.socket]]:
     loop = asyncio.get_running_loop()
     ours, peer = socket.socketpair()
     peer.setblocking(False)
-    transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+    transport, _ = await loop.create_connection(Serving, sock=ours)
     try:
         yield transport, peer
     finally:
@@ -277,13 +420,16 @@ async def test_frames_stay_whole_and_in_order_when_the_kernel_takes_a_part(
 ) -> None:
     transport, peer = connected
     writer = Writer(transport, queue_bytes_max=10_000_000)
+    serving = transport.get_protocol()
+    assert isinstance(serving, Serving)
+    serving.writer = writer
     frames = [text_frame(bytes([65 + number]) * size) for number, size in enumerate(SIZES)]
     # First into the kernel, then behind what waits in the transport, then into the kernel again.
     for frame in frames:
         writer.send(frame)
     assert transport.get_write_buffer_size() > 0
     read = await _read(peer, sum(map(len, frames)))
-    await until(lambda: transport.get_write_buffer_size() == 0)
+    await until(lambda: writer.unsent_bytes == 0)
     writer.send(text_frame(b"last"))
     read += await _read(peer, len(text_frame(b"last")))
     assert read == b"".join([*frames, text_frame(b"last")])

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from itertools import count
+from itertools import count, pairwise
 from math import inf
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ import structlog
 
 from roomcast.aws.clients import LOG_CONNECTIONS_MAX
 from roomcast.log import appender as appender_module
-from roomcast.log.appender import APPENDS_AT_ONCE, FIRST_BYTES, Appender, Full, TooLarge
+from roomcast.log.appender import ANSWERED_AT_ONCE, APPENDS_AT_ONCE, Appender, Full, TooLarge
 from roomcast.log.channel_log import (
     APPEND_DEADLINE_S,
     READ_DEADLINE_S,
@@ -30,7 +30,12 @@ from roomcast.log.channel_log import (
     record_of,
 )
 from roomcast.log.item import ITEM_BYTES_MAX, ITEM_PUBLICATIONS_MAX, OFFSET_MAX, LogItem
-from roomcast.log.lane import LANE_BYTES_MAX, LANE_PUBLICATIONS_MAX
+from roomcast.log.lane import (
+    FIRST_BYTES,
+    LANE_BYTES_MAX,
+    LANE_MUCH_PART,
+    LANE_PUBLICATIONS_MAX,
+)
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS
 from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
 from roomcast.testing.memory import Stage
@@ -779,9 +784,12 @@ async def test_publications_wait_within_bounds(fleet: Fleet, writer: Writer) -> 
     held = fleet.traffic.hold("put_item", "sent")
     positions = [writer.submit("in flight")]
     await held.arrived()
-    positions += [writer.submit(number) for number in range(LANE_PUBLICATIONS_MAX)]
+    positions += [
+        writer.submit(number, caller=f"user {number % 100}")
+        for number in range(LANE_PUBLICATIONS_MAX)
+    ]
     with pytest.raises(Full):
-        writer.submit("one too many")
+        writer.submit("one too many", caller="user 1")
     positions.append(writer.submit("another channel has room", "other"))
     held.release()
     await asyncio.gather(*positions)
@@ -789,22 +797,85 @@ async def test_publications_wait_within_bounds(fleet: Fleet, writer: Writer) -> 
     assert "one too many" not in logged(fleet.world)
 
 
+async def test_large_appends_that_are_in_at_once_are_answered_in_turns(
+    fleet: Fleet, writer: Writer
+) -> None:
+    """A table that answers again answers all of them."""
+    await asyncio.gather(*(writer.submit(0, f"c{number}") for number in range(10)))
+    held = fleet.traffic.hold("put_item", "answer")
+    first = [writer.submit(0, f"c{number}") for number in range(10)]
+    await held.arrived()
+    large = [
+        writer.submit(each, f"c{number}", caller=f"user {each}")
+        for number in range(8)
+        for each in range(ANSWERED_AT_ONCE + 1)
+    ]
+    small = [writer.submit(each, f"c{number}") for number in (8, 9) for each in range(3)]
+    held.release()
+    await asyncio.gather(*first)
+    answered = [0]
+    while answered[-1] < len(large):
+        await asyncio.sleep(0)
+        answered.append(sum(position.done() for position in large))
+        assert len(answered) < 100
+    assert max(after - before for before, after in pairwise(answered)) == ANSWERED_AT_ONCE + 1
+    assert all(position.done() for position in small)
+
+
 async def test_bytes_wait_within_bounds(
     fleet: Fleet, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = fleet.traffic.hold("put_item", "sent")
     large = "x" * 100_000
-    positions = [writer.submit(large) for _ in range(LANE_BYTES_MAX // len(large))]
+    much = int(LANE_BYTES_MAX * LANE_MUCH_PART)
+    positions = [writer.submit(large) for _ in range(much // len(large))]
     with pytest.raises(Full):
         writer.submit(large)
     for name in ("NODE_BYTES_MAX", "MUCH_BYTES_MAX"):
-        monkeypatch.setattr(appender_module, name, LANE_BYTES_MAX + 1000)
+        monkeypatch.setattr(appender_module, name, much + 1000)
     with pytest.raises(Full):
         writer.submit(large, "other")
     held.release()
     await asyncio.gather(*positions)
     assert writer.appender._bytes == 0, "what was answered counts no more"
     await asyncio.gather(*(writer.submit(large) for _ in positions))
+
+
+async def test_few_callers_leave_the_others_room_in_the_same_channel(
+    fleet: Fleet, writer: Writer
+) -> None:
+    """Whatever the sizes of what they publish. Who fills a room made it 111 for all others."""
+    held = fleet.traffic.hold("newest")
+    positions = []
+    for size in (60_000, 1_000, 1):
+        with suppress(Full):
+            for number in count():
+                caller = f"user {number % 3}"
+                positions.append(writer.submit("x" * size, caller=caller))
+    positions += [writer.submit("y" * 1900, caller="user other") for _ in range(8)]
+    with pytest.raises(Full):
+        writer.submit("y" * 60_000, caller="user other")
+    held.release()
+    await asyncio.gather(*positions)
+    [lane] = writer.appender._lanes.values()
+    assert (lane.bytes, lane._of) == (0, {})
+
+
+async def test_many_callers_leave_each_other_room_for_something_small_in_the_same_channel(
+    fleet: Fleet, writer: Writer
+) -> None:
+    held = fleet.traffic.hold("newest")
+    positions = list[asyncio.Future[StreamPosition]]()
+    for number in range(200):
+        with suppress(Full):
+            positions.extend(writer.submit("x", caller=f"user {number}") for _ in count())
+    with pytest.raises(Full):
+        writer.submit("y" * FIRST_BYTES, caller="user other")
+    positions.append(writer.submit("y" * (FIRST_BYTES - 100), caller="user other"))
+    with pytest.raises(Full):
+        writer.submit("y", caller="user other")
+    held.release()
+    await asyncio.gather(*positions)
 
 
 async def test_who_finds_no_room_leaves_nothing_behind(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import Final
 
 import pytest
+from structlog.testing import capture_logs
 
 from roomcast.fleet.lease_record import Lease
 from roomcast.ports import PortError, Throttled, UnknownOutcome
@@ -15,7 +17,7 @@ from roomcast.presence.book import LATE_S, LEASES_LEFT_MAX, PresenceBook
 from roomcast.presence.reads import CACHE_S
 from roomcast.testing.memory import MemoryLeases, MemoryPresence
 from roomcast.wire.publication import ClientInfo
-from tests.unit.worlds import Fleet, info, settled, until
+from tests.unit.worlds import Fleet, info, running, settled, until
 
 CHANNEL: Final = "room"
 LEASE_S: Final = 60
@@ -427,6 +429,30 @@ async def test_writes_that_were_given_up_are_remembered_within_a_bound(
     assert not book.is_clean, "one was forgotten, and may be there"
 
 
+async def test_what_cannot_be_remembered_is_abandoned_and_told_now_and_then(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the table is out, clients come and go as often as they like."""
+    monkeypatch.setattr(presence_module, "EXITS_MAX", 2)
+    book, abandoned = world.books["a"], list[tuple[str, str]]()
+    monkeypatch.setattr(
+        book._presence,
+        "abandon",
+        lambda channel, member: abandoned.append((member.node, member.info.client)),
+    )
+    with capture_logs() as logs:
+        for client in ("c1", "c2", "c3", "c4"):
+            world.fleet.world.fail_next("remove", Throttled())
+            with pytest.raises(Throttled):
+                await book.exit(CHANNEL, info(client))
+    assert abandoned == [("a", "c3"), ("a", "c4")]
+    events = [each for each in logs if each["event"] == "presence_entry_abandoned"]
+    assert len(events) == 1
+    await book.finish()
+    assert not book.is_clean, "the lease is not dropped, so the reaper comes"
+    assert set(book.left_under) == {"a"}
+
+
 async def test_an_entry_that_was_under_way_when_the_lease_was_lost_is_written_again(
     world: World,
 ) -> None:
@@ -556,6 +582,25 @@ async def test_entries_that_could_not_be_written_again_are_tried_again(
     book.move("a2")
     await until(lambda: {("a2", "c1"), ("a2", "c2")} <= set(world.fleet.world.presence[CHANNEL]))
     running.cancel()
+
+
+async def test_a_lease_with_many_entries_is_left_in_turns(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence_module, "MOVED_A_TURN", 3)
+    book = world.books["a"]
+    for number in range(10):
+        await book.enter(CHANNEL, info(f"c{number}"))
+    left = list[int]()
+    monkeypatch.setattr(book, "_remove_old", lambda: asyncio.sleep(0))
+    book.move("a2")
+    assert set(book.left_under) == {"a", "a2"}
+    async with running(book.run()):
+        while len(book._old) < 10:
+            left.append(len(book._old))
+            await asyncio.sleep(0)
+    assert max(after - before for before, after in pairwise([*left, 10])) == 3
+    assert {node for node, _, _ in book._old} == {"a"}
 
 
 async def test_exits_to_be_tried_again_are_bounded(

@@ -25,6 +25,7 @@ from roomcast.presence.reads import (
     MEMBERS_A_TURN,
     READS_A_TURN,
     READS_AT_ONCE,
+    TOTALS_A_TURN,
 )
 from roomcast.testing.memory import MemoryLeases, MemoryPresence
 from roomcast.wire.encoding import encode_member
@@ -239,6 +240,25 @@ async def test_of_a_whole_list_few_members_are_encoded_in_a_turn_whoever_asks(
     assert lists[1] == lists[2] == lists[0]
     assert sum(made.values()) == 3 * MANY
     assert max(made.values()) <= LISTED_A_TURN
+
+
+async def test_of_many_who_ask_for_totals_few_go_on_in_a_turn(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All who share a read, or come within its second: 2 ms each, where thousands are there."""
+    turn, counted = 0, Counter[int]()
+
+    def count(*_: object) -> tuple[int, int]:
+        counted[turn] += 1
+        return 0, 0
+
+    monkeypatch.setattr(presence_reads, "totals", count)
+    asking = [asyncio.ensure_future(world.book.totals(CHANNEL)) for _ in range(50)]
+    while counted.total() < len(asking):
+        turn += 1
+        await asyncio.sleep(0)
+    await asyncio.gather(*asking)
+    assert max(counted.values()) == TOTALS_A_TURN
 
 
 async def test_of_many_who_ask_for_a_list_one_goes_on_in_a_turn(world: World) -> None:

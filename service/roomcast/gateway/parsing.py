@@ -1,0 +1,57 @@
+"""Bounds the bytes that are parsed in one turn of the event loop, of all connections together.
+
+Hundreds of clients may send at the same moment what is read from each at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final, Protocol
+
+__all__ = ["FRAMES_A_TURN", "PARSED_AT_ONCE", "REQUESTS_A_TURN", "Parser", "Parsing"]
+
+# Bytes of frames: some 4 ms, if they are frames of nothing. And of requests: some 6 ms, if they are
+# chunks of one byte.
+FRAMES_A_TURN: Final = 64 * 1024
+REQUESTS_A_TURN: Final = 16 * 1024
+# So much is parsed at once, without asking, so that who says little waits for nobody.
+PARSED_AT_ONCE: Final = 256
+
+
+class Parser(Protocol):
+    """A connection of which something waits to be parsed. It is not read meanwhile."""
+
+    def parse(self) -> int:
+        """Parse it, and read on. Returns its bytes; 0 = nothing waits any more."""
+
+
+class Parsing:
+    """One for each kind of connection of a node. First come, first served. `a_turn`: bytes."""
+
+    __slots__ = ("_a_turn", "_left", "_waiting")
+
+    def __init__(self, a_turn: int) -> None:
+        self._a_turn = self._left = a_turn
+        self._waiting: deque[Parser] = deque()
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes are parsed in this turn. If not, the caller must wait."""
+        if self._waiting or self._left <= 0:
+            return False
+        self._take(size)
+        return True
+
+    def wait(self, parser: Parser) -> None:
+        """Have `parser` parse what waits with it in a later turn."""
+        self._waiting.append(parser)
+
+    def _take(self, size: int) -> None:
+        if self._left == self._a_turn and size:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        self._left -= size
+
+    def _next_turn(self) -> None:
+        self._left = self._a_turn
+        while self._waiting and self._left > 0:
+            self._take(self._waiting.popleft().parse())
