@@ -27,7 +27,8 @@ def closed(client: str, user: str, why: DisconnectCode) -> None:
 
 def gone(client: str, user: str, code: int | None) -> None:
     """The other side closed, or is lost. `code`: of its close frame, if there was one."""
-    told = {} if code is None else {"code": code}
+    # A member of an enumeration would be told by its name.
+    told = {} if code is None else {"code": int(code)}
     _log.info("client_gone", client=client, user=user, **told)
 
 

@@ -185,7 +185,12 @@ class _Guest(web.RequestHandler):
         """Parses what waits, and reads on, unless aiohttp does not. Returns its bytes."""
         data = self.came()
         if data and self.line is not None:
-            self._parse(data)
+            try:
+                self._parse(data)
+            except Exception as error:  # noqa: BLE001  # a bug: others wait behind this connection
+                self.log_exception("Unhandled exception", exc_info=error)
+                self.force_close()
+                return len(data)
             if not (self._reading_paused or self._buffer_paused):
                 self.line.resume_reading()
         return len(data)

@@ -23,7 +23,10 @@ class Parser(Protocol):
     """A connection of which something waits to be parsed. It is not read meanwhile."""
 
     def parse(self) -> int:
-        """Parse it, and read on. Returns its bytes; 0 = nothing waits any more."""
+        """Parse it, and read on. Returns its bytes; 0 = nothing waits any more.
+
+        Raises nothing: others wait behind it.
+        """
 
 
 class Parsing:

@@ -694,6 +694,30 @@ async def test_who_is_gone_while_it_waits_to_be_parsed_is_nobody(
     assert sum(head.exception() is None for head in done) == 2
 
 
+async def test_a_fault_while_one_is_parsed_keeps_nobody_waiting(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = doors.open()
+    monkeypatch.setattr(door, "parsing", Parsing(10))
+    visitors = [await doors.visit() for _ in range(3)]
+    await until(lambda: len(door) == 3)
+    await settled()
+    guests = list(door._guests)
+    parse = _Guest._parse
+
+    def failing(guest: _Guest, data: bytes) -> None:
+        assert guest is not guests[1], "a fault of ours"
+        parse(guest, data)
+
+    monkeypatch.setattr(_Guest, "_parse", failing)
+    for guest in guests:
+        guest.data_received(GET + b"x" * 300)
+    heads = [asyncio.ensure_future(visitor.head()) for visitor in visitors]
+    _, left = await asyncio.wait(heads, timeout=DEADLINE_S)
+    assert not left
+    assert sum(head.exception() is None for head in heads) == 2
+
+
 # ---- what we are called
 
 

@@ -206,6 +206,30 @@ async def test_who_is_gone_while_it_waits_to_be_parsed_keeps_nobody_waiting(
         await answered(visits[number][0], 10, 60)
 
 
+async def test_a_fault_while_one_is_parsed_keeps_nobody_waiting(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.gateway._parsing = Parsing(1000)
+    visits = [await served.visit(CONNECT) for _ in range(4)]
+    for reader, _ in visits:
+        await reader.readuntil(b"}}")
+    parse, broken = ClientFrames._parse, served.clients[1]
+
+    def failing(frames: ClientFrames, data: bytes) -> None:
+        assert frames is not broken, "a fault of ours"
+        parse(frames, data)
+
+    monkeypatch.setattr(ClientFrames, "_parse", failing)
+    with structlog.testing.capture_logs() as logs:
+        for client in served.clients:
+            client.data_received(said(10, 60))
+        for number in (0, 2, 3):
+            await answered(visits[number][0], 10, 60)
+    assert [each["event"] for each in logs if each["log_level"] == "error"] == ["client_failed"]
+    async with asyncio.timeout(DEADLINE_S):
+        await visits[1][0].read()
+
+
 async def test_control_frames_of_many_have_a_turn(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
