@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from roomcast.concurrency import Budget
 from roomcast.delivery.envelope import Signal
 from roomcast.fleet.emulation_signals import (
     FRAMES_BYTES_MAX,
@@ -159,10 +160,9 @@ class Emulation:
         # Signals with commands that were sent so far.
         self._sent = 0
         self._carrying: set[asyncio.Task[None]] = set()
-        # Signals with commands of other nodes that wait for a later turn, and how many this one may
-        # still take.
+        # Signals with commands of other nodes that wait for a later turn.
         self._heard: deque[Signal] = deque()
-        self._left = HEARD_A_TURN
+        self._budget = Budget(HEARD_A_TURN, self._take_waiting)
         self._answering: set[asyncio.Task[None]] = set()
         self._waiting_bytes = 0
         self._not_passed_on, self._not_answered = Seldom(_TOLD), Seldom(_TOLD)
@@ -265,14 +265,13 @@ class Emulation:
         """Take commands for a session here, or another node's answer. Commands that are too many
         for this turn are taken in a later one, in their order.
         """
-        if signal.kind == "commands_taken" or (self._left and not self._heard):
+        if signal.kind == "commands_taken" or (self._budget.left and not self._heard):
             self._take_heard(signal)
         elif len(self._heard) < HEARD_WAITING_MAX:
             self._heard.append(signal)
 
-    def _next_turn(self) -> None:
-        self._left = HEARD_A_TURN
-        while self._heard and self._left:
+    def _take_waiting(self) -> None:
+        while self._heard and self._budget.left:
             self._take_heard(self._heard.popleft())
 
     def _take_heard(self, signal: Signal) -> None:
@@ -280,9 +279,7 @@ class Emulation:
             if signal.kind == "commands_taken":
                 self._answered(*answer_of(signal))
                 return
-            if self._left == HEARD_A_TURN:
-                asyncio.get_running_loop().call_soon(self._next_turn)
-            self._left -= 1
+            self._budget.take()
             if (answer := self.sessions.take_from(signal.node, posted_of(signal))) is not None:
                 self.counters.for_others[answer.outcome.value] += 1
                 self._begin_answer(signal, answer)
