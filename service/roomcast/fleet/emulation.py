@@ -28,6 +28,7 @@ from roomcast.fleet.emulation_signals import (
     posted_of,
     posted_signal,
 )
+from roomcast.fleet.lease_record import NODE_CHARS_MAX
 from roomcast.fleet.mailbox import Mailbox, NodeUnknown
 from roomcast.observe.counters import EmulationCounters, MailboxCounters
 from roomcast.ports import NewId, PortError
@@ -41,7 +42,6 @@ __all__ = [
     "LANES_MAX",
     "LARGE_BYTES_MAX",
     "NODES_MAX",
-    "NODE_CHARS_MAX",
     "SMALL_BYTES",
     "WAITING_BYTES_MAX",
     "WAITING_MAX",
@@ -70,8 +70,6 @@ ANSWERS_MAX: Final = 10_000
 # later turn: beyond that, their nodes get no answer.
 HEARD_A_TURN: Final = 64
 HEARD_WAITING_MAX: Final = 10_000
-# A longer name is no node's.
-NODE_CHARS_MAX: Final = 256
 # Nodes that a session's commands came from and that are remembered.
 NODES_MAX: Final = 256
 # Log lines a second of each kind: clients cause them.
