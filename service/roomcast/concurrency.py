@@ -12,11 +12,11 @@ from typing import Final, Generic, TypeVar
 
 __all__ = [
     "Budget",
-    "Crowd",
     "FairPlaces",
     "Lines",
     "Portions",
     "SharedCall",
+    "Tally",
     "Turns",
     "beside",
     "each",
@@ -148,7 +148,7 @@ class Portions:
                 turn.set_result(None)
 
 
-class Crowd:
+class Tally:
     """Counts what all take together in one turn of the event loop. `turn`: its number."""
 
     __slots__ = ("_taken", "turn")
