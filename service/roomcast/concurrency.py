@@ -1,5 +1,5 @@
-"""Helpers for concurrent work: a background task, bounded parallel work, turns of many, places that
-callers share fairly, and a shared call.
+"""Helpers for concurrent work: a background task, bounded parallel work, bounds of one turn of the
+event loop, places that callers share fairly, and a shared call.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from contextlib import asynccontextmanager
 from typing import Final, Generic, TypeVar
 
 __all__ = [
+    "Budget",
     "FairPlaces",
     "Lines",
     "Portions",
     "SharedCall",
+    "Tally",
     "Turns",
     "beside",
     "each",
@@ -91,45 +93,62 @@ class Turns:
             await asyncio.sleep(0)
 
 
+class Budget:
+    """What may be done in one turn of the event loop, counted as its user likes.
+
+    `left`: of this turn's; 0 or less = the rest has to wait. `go_on` is called at the beginning of
+    the turn that follows one in which something was taken, and then all is left again.
+    """
+
+    __slots__ = ("_a_turn", "_go_on", "left")
+
+    def __init__(self, a_turn: int, go_on: Callable[[], object]) -> None:
+        self._a_turn = self.left = a_turn
+        self._go_on = go_on
+
+    def take(self, cost: int = 1) -> None:
+        """Something is done that costs more than nothing. It may cost more than is left."""
+        if self.left == self._a_turn:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        self.left -= cost
+
+    def _next_turn(self) -> None:
+        self.left = self._a_turn
+        self._go_on()
+
+
 class Portions:
     """Bounds how many go on in one turn of the event loop: `a_turn`. As long as there are fewer,
     nobody waits.
     """
 
-    __slots__ = ("_a_turn", "_left", "_waiting")
+    __slots__ = ("_budget", "_waiting")
 
     def __init__(self, a_turn: int) -> None:
-        self._a_turn = self._left = a_turn
+        self._budget = Budget(a_turn, self._go_on)
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait(self) -> None:
         """Returns at once if this turn has room, or else in a later one. First come, first
         served.
         """
-        loop = asyncio.get_running_loop()
-        if self._left and not self._waiting:
-            self._take(loop)
+        if self._budget.left and not self._waiting:
+            self._budget.take()
             return
-        turn = loop.create_future()
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         await turn
 
-    def _take(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._left == self._a_turn:
-            loop.call_soon(self._next_turn, loop)
-        self._left -= 1
-
-    def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._left = self._a_turn
-        while self._waiting and self._left:
+    def _go_on(self) -> None:
+        while self._waiting and self._budget.left:
             turn = self._waiting.popleft()
             # Whoever waited for a turn that is done gave up.
             if not turn.done():
-                self._take(loop)
+                self._budget.take()
                 turn.set_result(None)
 
 
-class Crowd:
+class Tally:
     """Counts what all take together in one turn of the event loop. `turn`: its number."""
 
     __slots__ = ("_taken", "turn")
@@ -226,11 +245,11 @@ class FairPlaces:
     `free`: the places for who comes next. Nobody waits while there is one.
     """
 
-    __slots__ = ("_a_turn", "_kept", "_left", "_lines", "free")
+    __slots__ = ("_budget", "_kept", "_lines", "free")
 
     def __init__(self, at_once: int, a_turn: int) -> None:
         self.free = at_once
-        self._a_turn = self._left = a_turn
+        self._budget = Budget(a_turn, self._hand_over)
         # Places for those who wait, in a later turn of the event loop.
         self._kept = 0
         self._lines: Lines[asyncio.Future[None]] = Lines()
@@ -288,21 +307,15 @@ class FairPlaces:
         self._hand_over()
 
     def _hand_over(self) -> None:
-        while self._kept and self._left and (turn := self._lines.next()) is not None:
+        while self._kept and self._budget.left and (turn := self._lines.next()) is not None:
             # Whoever waited for a turn that is done was cancelled.
             if not turn.done():
-                if self._left == self._a_turn:
-                    asyncio.get_running_loop().call_soon(self._next_turn)
-                self._left -= 1
+                self._budget.take()
                 self._kept -= 1
                 turn.set_result(None)
         if not self._lines:
             self.free += self._kept
             self._kept = 0
-
-    def _next_turn(self) -> None:
-        self._left = self._a_turn
-        self._hand_over()
 
 
 class SharedCall(Generic[T]):

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomcast.concurrency import (
+    Budget,
     FairPlaces,
     Lines,
     Portions,
@@ -174,6 +175,21 @@ async def test_a_call_that_is_cancelled_itself_has_ended() -> None:
     await settled()
     assert asking.cancelled()
     assert answer.ends == 1
+
+
+async def test_what_a_turn_has_is_there_again_in_the_next_one() -> None:
+    left: list[int] = []
+    budget = Budget(3, lambda: left.append(budget.left))
+    budget.take()
+    assert budget.left == 2
+    # Who has begun may take more than there is.
+    budget.take(4)
+    assert budget.left == -2
+    await asyncio.sleep(0)
+    assert left == [3]
+    # Nobody is called again who took nothing.
+    await asyncio.sleep(0)
+    assert left == [3]
 
 
 async def test_so_many_go_on_in_a_turn_and_nobody_waits_without_need() -> None:

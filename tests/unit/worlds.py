@@ -201,7 +201,7 @@ class Deaf:
     def came(self) -> None:
         pass
 
-    def hear(self, record: Record, published_at: int) -> None:
+    def hear(self, record: Record, lambda_at: int) -> None:
         pass
 
     def wrote(self) -> None:

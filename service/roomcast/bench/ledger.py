@@ -84,7 +84,7 @@ class Ledger:
         # Those whose answer cannot come any more.
         self._abandoned = 0
         self.refusals: Counter[str] = Counter()
-        self.first_sent_s = self.last_sent_s = 0.0
+        self.first_sent_s = 0.0
         # Deliveries.
         self.same_us, self.other_us = LatencyHistogram(), LatencyHistogram()
         self.received = self.repeated = self.out_of_order = self.foreign = 0
@@ -152,7 +152,6 @@ class Ledger:
         if not self.sent:
             self.first_sent_s = now_s
         self.sent += 1
-        self.last_sent_s = now_s
         self.late_us = max(self.late_us, int(late_s * _MICRO))
         published = self._channels[channel]
         published.sent_s.append(now_s)

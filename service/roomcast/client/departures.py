@@ -8,9 +8,10 @@ meanwhile, as what it sends to a connection that has ended goes nowhere.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import Final, Protocol
+
+from roomcast.concurrency import Budget
 
 __all__ = ["EXPIRY_LEAVES", "LEAVES_A_TURN", "Departures"]
 
@@ -31,12 +32,11 @@ class Leaving(Protocol):
 class Departures:
     """One a node. As long as few leave, nobody waits; the others go in later turns, in order."""
 
-    __slots__ = ("_is_going", "_left", "_waiting")
+    __slots__ = ("_budget", "_is_going", "_waiting")
 
     def __init__(self) -> None:
         self._waiting: deque[Leaving] = deque()
-        # How many this turn may still end.
-        self._left = LEAVES_A_TURN
+        self._budget = Budget(LEAVES_A_TURN, self._go)
         self._is_going = False
 
     def __len__(self) -> int:
@@ -60,17 +60,10 @@ class Departures:
             return
         self._is_going = True
         try:
-            while self._waiting and self._left:
-                ended = self._waiting[0].leave_some(self._left)
-                if not ended:
+            while self._waiting and self._budget.left > 0:
+                if ended := self._waiting[0].leave_some(self._budget.left):
+                    self._budget.take(ended)
+                else:
                     self._waiting.popleft()
-                    continue
-                if self._left == LEAVES_A_TURN:
-                    asyncio.get_running_loop().call_soon(self._next_turn)
-                self._left = max(0, self._left - ended)
         finally:
             self._is_going = False
-
-    def _next_turn(self) -> None:
-        self._left = LEAVES_A_TURN
-        self._go()

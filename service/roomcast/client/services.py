@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from roomcast.auth.ports import Verifier
 from roomcast.client.departures import Departures
 from roomcast.client.session import Policy
-from roomcast.concurrency import Crowd, FairPlaces, Portions, Turns
+from roomcast.concurrency import FairPlaces, Portions, Tally, Turns
 from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.envelope import Signal
 from roomcast.delivery.ports import Sink
@@ -148,7 +148,7 @@ class Services:
     hide: Callable[[str, int], None]
     background: Callable[[Coroutine[None, None, None]], asyncio.Task[None] | None]
     hooks: HookCalls
-    crowd: Crowd = field(default_factory=Crowd)
+    crowd: Tally = field(default_factory=Tally)
     turns: Turns = field(default_factory=lambda: Turns(TURNS_AT_ONCE))
     tokens: Portions = field(default_factory=lambda: Portions(TOKENS_A_TURN))
     histories: FairPlaces = field(

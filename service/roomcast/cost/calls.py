@@ -38,12 +38,11 @@ _WRITE_UNIT_BYTES: Final = 1024
 _READ_UNIT_BYTES: Final = 4096
 # SNS and SQS count a request for each 64 KiB.
 _REQUEST_BYTES: Final = 64 * 1024
-# Publications of one append; records of one invocation; bytes of one SNS message; messages of one
-# receive. Where the product has these bounds itself, a test compares them.
+# Publications of one append; records of one invocation; bytes of one SNS message. Where the
+# product has these bounds itself, a test compares them.
 APPEND_PUBLICATIONS_MAX: Final = 500
 INVOCATION_RECORDS_MAX: Final = 100
 MESSAGE_BYTES_MAX: Final = 240 * 1024
-RECEIVE_MESSAGES_MAX: Final = 10
 # Signals wait for others, and go in so many messages a second of one process at most, and of all
 # of them: the defaults of aws.sns_quota and aws.sns_signals_share. Each may send one.
 SIGNAL_WAIT_S: Final = 0.02

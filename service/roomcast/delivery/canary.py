@@ -148,14 +148,14 @@ class CanaryEars:
         if self.rounds.came() and not self.schedule.is_overdue(self._clock.monotonic_s()):
             self._hears_again()
 
-    def hear(self, record: Record, published_at: int) -> None:
+    def hear(self, record: Record, lambda_at: int) -> None:
         """A canary came through the queue. That proves as much as a greeting."""
         self._greetings.heard()
         self.came()
         if not self.schedule.hear(record.offset, self._clock.monotonic_s(), self._random()):
             return
         self.heard += 1
-        took = self.latency = latency(record, published_at, self._clock.now_ms())
+        took = self.latency = latency(record, lambda_at, self._clock.now_ms())
         self.gap_wait.took(took.to_lambda_ms + took.to_node_ms)
         if record.offset not in self.tried:
             self.emitted_elsewhere_ms = min(record.ts, self._clock.now_ms())

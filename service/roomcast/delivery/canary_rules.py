@@ -133,11 +133,9 @@ def canary_item(number: int, *, node: str, batch: str, now: int, generation: str
     )
 
 
-def latency(record: Record, published_at: int, now: int) -> Latency:
-    """The latency of one canary. `published_at`: when the Lambda published (ms), 0 = unknown."""
-    return Latency(
-        to_lambda_ms=(published_at or now) - record.ts, to_node_ms=now - (published_at or now)
-    )
+def latency(record: Record, lambda_at: int, now: int) -> Latency:
+    """The latency of one canary. `lambda_at`: when the Lambda had it (ms), 0 = unknown."""
+    return Latency(to_lambda_ms=(lambda_at or now) - record.ts, to_node_ms=now - (lambda_at or now))
 
 
 class CanarySchedule:

@@ -118,9 +118,9 @@ class Signal:
 class Envelope:
     """One parsed message.
 
-    `broken`: entries that were skipped. `unwanted`: records that nobody here needs. `at`: when it
-    was published (ms); 0 = not known. `shards`: the number of topic shards that its sender
-    publishes to. `shard`: the one that this was published to; None = the base topic.
+    `broken`: entries that were skipped. `unwanted`: records that nobody here needs. `at`: when
+    the stream Lambda had its records (ms); 0 = not known. `shards`: the number of topic shards that
+    its sender publishes to. `shard`: the one that this was published to; None = the base topic.
 
     `express`: express hints, which are no records of the stream. `late`: those of channels that
     somebody here reads, and that had come by the stream before.

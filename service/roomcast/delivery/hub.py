@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
+from roomcast.concurrency import Budget
 from roomcast.delivery.batches import PUSHES_A_TURN, Batch, Batches, Member
 from roomcast.delivery.forms import Chain, Form, Link, Payload, whole
 from roomcast.delivery.fossil import Search
@@ -120,11 +121,9 @@ class Hub:
         self._number = 0
         # What may still be searched in this turn. None: nothing was yet.
         self._search: Search | None = None
-        # Subscribers of lost channels that are yet to be told, how many were in this turn, and its
-        # end, if any were.
+        # Subscribers of lost channels that are yet to be told.
         self._losing: deque[tuple[str, deque[Subscriber]]] = deque()
-        self._told_lost = 0
-        self._lost_turn: asyncio.Handle | None = None
+        self._budget = Budget(LOST_A_TURN, self._tell_lost)
         # The number of subscriptions to all channels.
         self.subscriptions = 0
         self.counters = FanoutCounters()
@@ -348,20 +347,13 @@ class Hub:
         self._tell_lost()
 
     def _tell_lost(self) -> None:
-        if self._lost_turn is None:
-            self._lost_turn = asyncio.get_running_loop().call_soon(self._next_lost)
-        while self._losing and self._told_lost < LOST_A_TURN:
+        while self._losing and self._budget.left:
             channel, losing = self._losing[0]
             if losing:
-                self._told_lost += 1
+                self._budget.take()
                 losing.popleft().lost(channel)
             else:
                 self._losing.popleft()
-
-    def _next_lost(self) -> None:
-        self._lost_turn, self._told_lost = None, 0
-        if self._losing:
-            self._tell_lost()
 
 
 def _by_first(

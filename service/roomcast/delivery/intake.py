@@ -45,8 +45,8 @@ class QueueEars(Protocol):
     def came(self) -> None:
         """Something from the table came."""
 
-    def hear(self, record: Record, published_at: int) -> None:
-        """A canary came. Its envelope was published at `published_at` (ms)."""
+    def hear(self, record: Record, lambda_at: int) -> None:
+        """A canary came, which the stream Lambda had at `lambda_at` (ms)."""
 
 
 class ShardEars(Protocol):

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from roomcast.concurrency import Budget
 from roomcast.wire.encoding import encode_told
 from roomcast.wire.publication import ClientInfo
 
@@ -65,9 +66,8 @@ class JoinsAndLeaves:
         self._waiting: OrderedDict[str, OrderedDict[tuple[str, str], bytes]] = OrderedDict()
         self._bytes = 0
         self._dropped = 0
-        # The writes of this turn, and its end; and when (the loop's s) the rate allows the next.
-        self._writes = 0
-        self._turn: asyncio.Handle | None = None
+        # The writes of a turn; and when (the loop's s) the rate allows the next.
+        self._budget = Budget(WRITES_A_TURN, self.go)
         self._timer: asyncio.TimerHandle | None = None
         self._free_at_s = 0.0
 
@@ -93,15 +93,13 @@ class JoinsAndLeaves:
         if not self._waiting or self._timer is not None:
             return
         loop = asyncio.get_running_loop()
-        if self._turn is None:
-            self._turn = loop.call_soon(self._next_turn)
-        while self._waiting and self._writes < WRITES_A_TURN:
+        while self._waiting and self._budget.left > 0:
             now_s = loop.time()
             if self._free_at_s > now_s:
                 self._timer = loop.call_at(self._free_at_s, self._next_time)
                 return
             writes = self._send_next()
-            self._writes += writes
+            self._budget.take(writes)
             self._free_at_s = max(self._free_at_s, now_s - BURST_S) + writes / WRITES_PER_S
 
     def _send_next(self) -> int:
@@ -122,10 +120,6 @@ class JoinsAndLeaves:
             _log.warning("joins_and_leaves_shed", count=self._dropped)
             self._dropped = 0
         return 1 + takers * (1 + size // WRITE_BYTES)
-
-    def _next_turn(self) -> None:
-        self._turn, self._writes = None, 0
-        self.go()
 
     def _next_time(self) -> None:
         self._timer = None

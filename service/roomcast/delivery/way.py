@@ -1,7 +1,8 @@
 """Measures how long publications are on their way from other nodes' appends to this node's sockets.
 
 Each stage ends where somebody knows two times: the writer puts that of its append into the item,
-and the stream Lambda that of its publish into the envelope.
+and the stream Lambda writes into the envelope when it had the records. Traces have stages of the
+same times, and one more: service/roomcast/wire/trace_context.py.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ class Way:
         self._clock = clock
         self.counters = StageCounters()
 
-    def came(self, records: Sequence[Record], published_at: int) -> None:
-        """An envelope with `records` came, published at `published_at` (ms; 0 = not known)."""
-        if records and published_at:
-            self.counters.topic.add(_s(self._clock.now_ms() - published_at))
+    def came(self, records: Sequence[Record], lambda_at: int) -> None:
+        """`records` came, which the Lambda had at `lambda_at` (ms; 0 = not known)."""
+        if records and lambda_at:
+            self.counters.topic.add(_s(self._clock.now_ms() - lambda_at))
             for record in records:
-                took_s = _s(published_at - record.ts)
+                took_s = _s(lambda_at - record.ts)
                 self.counters.stream.add(took_s)
                 if record.trail is not None:
                     trace_id = record.trail.context.trace_id
-                    self.counters.stream.exemplify(took_s, trace_id, published_at / 1000)
+                    self.counters.stream.exemplify(took_s, trace_id, lambda_at / 1000)
 
     def passed(self, runs: Iterable[Next]) -> None:
         """`runs` go to subscribers now."""

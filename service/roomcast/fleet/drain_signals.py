@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from roomcast.delivery.envelope import Signal
+from roomcast.fleet.lease_record import NODE_CHARS_MAX
 from roomcast.log.item import OFFSET_MAX
 from roomcast.wire.channels import RESERVED_PREFIX
 from roomcast.wire.shapes import OBJECT, checked, text, whole
 
 __all__ = [
     "DRAIN_KINDS",
-    "NODE_CHARS_MAX",
     "Drains",
     "MalformedDrain",
     "answer_of",
@@ -24,9 +24,6 @@ __all__ = [
     "drain_signal",
     "node_of",
 ]
-
-# A longer name is no node's.
-NODE_CHARS_MAX: Final = 256
 
 DRAIN_KINDS: Final = frozenset({"drain", "drains"})
 _CHANNEL: Final = RESERVED_PREFIX + "drain"

@@ -14,7 +14,6 @@ import structlog
 
 from roomcast.delivery.envelope import Signal
 from roomcast.fleet.drain_signals import (
-    NODE_CHARS_MAX,
     Drains,
     MalformedDrain,
     answer_of,
@@ -22,6 +21,7 @@ from roomcast.fleet.drain_signals import (
     drain_signal,
     node_of,
 )
+from roomcast.fleet.lease_record import NODE_CHARS_MAX
 from roomcast.fleet.mailbox import Mailbox, NodeUnknown
 from roomcast.log.appender import Full
 from roomcast.ports import NewId, PortError, UnknownOutcome

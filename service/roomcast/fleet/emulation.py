@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from roomcast.concurrency import Budget
 from roomcast.delivery.envelope import Signal
 from roomcast.fleet.emulation_signals import (
     FRAMES_BYTES_MAX,
@@ -27,6 +28,7 @@ from roomcast.fleet.emulation_signals import (
     posted_of,
     posted_signal,
 )
+from roomcast.fleet.lease_record import NODE_CHARS_MAX
 from roomcast.fleet.mailbox import Mailbox, NodeUnknown
 from roomcast.observe.counters import EmulationCounters, MailboxCounters
 from roomcast.ports import NewId, PortError
@@ -40,7 +42,6 @@ __all__ = [
     "LANES_MAX",
     "LARGE_BYTES_MAX",
     "NODES_MAX",
-    "NODE_CHARS_MAX",
     "SMALL_BYTES",
     "WAITING_BYTES_MAX",
     "WAITING_MAX",
@@ -69,8 +70,6 @@ ANSWERS_MAX: Final = 10_000
 # later turn: beyond that, their nodes get no answer.
 HEARD_A_TURN: Final = 64
 HEARD_WAITING_MAX: Final = 10_000
-# A longer name is no node's.
-NODE_CHARS_MAX: Final = 256
 # Nodes that a session's commands came from and that are remembered.
 NODES_MAX: Final = 256
 # Log lines a second of each kind: clients cause them.
@@ -159,10 +158,9 @@ class Emulation:
         # Signals with commands that were sent so far.
         self._sent = 0
         self._carrying: set[asyncio.Task[None]] = set()
-        # Signals with commands of other nodes that wait for a later turn, and how many this one may
-        # still take.
+        # Signals with commands of other nodes that wait for a later turn.
         self._heard: deque[Signal] = deque()
-        self._left = HEARD_A_TURN
+        self._budget = Budget(HEARD_A_TURN, self._take_waiting)
         self._answering: set[asyncio.Task[None]] = set()
         self._waiting_bytes = 0
         self._not_passed_on, self._not_answered = Seldom(_TOLD), Seldom(_TOLD)
@@ -265,14 +263,13 @@ class Emulation:
         """Take commands for a session here, or another node's answer. Commands that are too many
         for this turn are taken in a later one, in their order.
         """
-        if signal.kind == "commands_taken" or (self._left and not self._heard):
+        if signal.kind == "commands_taken" or (self._budget.left and not self._heard):
             self._take_heard(signal)
         elif len(self._heard) < HEARD_WAITING_MAX:
             self._heard.append(signal)
 
-    def _next_turn(self) -> None:
-        self._left = HEARD_A_TURN
-        while self._heard and self._left:
+    def _take_waiting(self) -> None:
+        while self._heard and self._budget.left:
             self._take_heard(self._heard.popleft())
 
     def _take_heard(self, signal: Signal) -> None:
@@ -280,9 +277,7 @@ class Emulation:
             if signal.kind == "commands_taken":
                 self._answered(*answer_of(signal))
                 return
-            if self._left == HEARD_A_TURN:
-                asyncio.get_running_loop().call_soon(self._next_turn)
-            self._left -= 1
+            self._budget.take()
             if (answer := self.sessions.take_from(signal.node, posted_of(signal))) is not None:
                 self.counters.for_others[answer.outcome.value] += 1
                 self._begin_answer(signal, answer)

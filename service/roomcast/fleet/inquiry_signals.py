@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from roomcast.delivery.envelope import Signal
+from roomcast.fleet.lease_record import NODE_CHARS_MAX
 from roomcast.fleet.order_signals import ID_CHARS_MAX, USER_CHARS_MAX
 from roomcast.wire.channels import CHANNEL_BYTES_MAX, RESERVED_PREFIX
 from roomcast.wire.shapes import OBJECT, TEXT, checked, member, text
 
 __all__ = [
     "INQUIRY_KINDS",
-    "LEASE_CHARS_MAX",
     "REPORT_BYTES_MAX",
     "SUBJECTS",
     "Inquiry",
@@ -39,10 +39,8 @@ INQUIRY_KINDS: Final = frozenset({"inquiry", "report"})
 SUBJECTS: Final = frozenset({"figures", "busiest", "channel", "clients"})
 # Bytes of a report as JSON. It must fit a signal of 128 KiB.
 REPORT_BYTES_MAX: Final = 96 * 1024
-# A lease's id names a host, with two nonces.
-LEASE_CHARS_MAX: Final = 200
 _CHANNEL: Final = RESERVED_PREFIX + "inquiry"
-_LEASE: Final = text(LEASE_CHARS_MAX)
+_LEASE: Final = text(NODE_CHARS_MAX)
 
 
 class MalformedInquiry(ValueError):

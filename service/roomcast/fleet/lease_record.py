@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-__all__ = ["Lease", "Standing", "Tombstone", "standing"]
+__all__ = ["NODE_CHARS_MAX", "Lease", "Standing", "Tombstone", "standing"]
+
+# The id of a lease, by which others name its node, is no longer than that.
+NODE_CHARS_MAX: Final = 256
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from roomcast.concurrency import Budget
 from roomcast.delivery.broadcaster import signal_bytes
 from roomcast.delivery.envelope import Signal
 from roomcast.fleet.order_post import OrderPost
@@ -99,9 +100,7 @@ class Orders:
         self._left = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        # What was done in this turn; and the start of the next one, if this one has any work.
-        self._work = 0
-        self._next_turn: asyncio.Handle | None = None
+        self._budget = Budget(WORK_A_TURN, self._carry_on)
 
     def give(self, order: Order) -> asyncio.Future[None]:
         """Have `order` carried out, on this node from now on. Raises Full and TooLarge: then no
@@ -159,9 +158,7 @@ class Orders:
 
     def _carry_on(self) -> None:
         """Carry out orders until this turn is used up, and the rest in turns that follow."""
-        if self._next_turn is None:
-            self._next_turn = asyncio.get_running_loop().call_soon(self._begin_turn)
-        while self._waiting and self._work < WORK_A_TURN:
+        while self._waiting and self._budget.left > 0:
             order, connections = self._waiting[0]
             connection = next(connections, None)
             if connection is None:
@@ -169,16 +166,10 @@ class Orders:
                 continue
             self._left -= 1
             if not connection.has_ended:
-                self._work += 1 + connection.subscriptions
+                self._budget.take(1 + connection.subscriptions)
                 self._carry_out(order, connection)
         if not self._waiting:
             self._idle.set()
-
-    def _begin_turn(self) -> None:
-        self._next_turn = None
-        self._work = 0
-        if self._waiting:
-            self._carry_on()
 
     def _carry_out(self, order: Order, connection: Subject) -> None:
         match order:

@@ -10,14 +10,14 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, Unpack
 
 from roomcast.delivery.ports import Framer
 from roomcast.gateway.backlog import Backlog
 from roomcast.gateway.writer import (
     Writer,
+    WriterOptions,
     binary_frame,
-    close_frame,
     protobuf_frame,
     text_frame,
 )
@@ -74,12 +74,7 @@ class WriterMaker(Protocol):
         transport: asyncio.Transport,
         queue_bytes_max: int,
         framer: Framer,
-        *,
-        last: Callable[[Closing], bytes] = ...,
-        is_answered: bool = ...,
-        session: str = ...,
-        is_binary: bool | None = ...,
-        is_unidirectional: bool | None = ...,
+        **options: Unpack[WriterOptions],
     ) -> Writer: ...
 
 
@@ -137,25 +132,11 @@ class DelayedWriter(Writer):
         queue_bytes_max: int,
         framer: Framer,
         *,
-        last: Callable[[Closing], bytes] = close_frame,
-        is_answered: bool = True,
-        session: str = "",
-        is_binary: bool | None = None,
-        is_unidirectional: bool | None = None,
         backlog: Backlog | None = None,
+        **options: Unpack[WriterOptions],
     ) -> None:
         framer, self._join = _IN_ONE.get(framer, (framer, b"".join))
-        super().__init__(
-            transport,
-            queue_bytes_max,
-            framer,
-            last=last,
-            is_answered=is_answered,
-            session=session,
-            is_binary=is_binary,
-            is_unidirectional=is_unidirectional,
-            backlog=backlog,
-        )
+        super().__init__(transport, queue_bytes_max, framer, backlog=backlog, **options)
         self._delays = delays
         self._collected: list[bytes] = []
         self._collected_bytes = 0

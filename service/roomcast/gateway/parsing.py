@@ -5,9 +5,10 @@ Hundreds of clients may send at the same moment what is read from each at a time
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import Final, Protocol
+
+from roomcast.concurrency import Budget
 
 __all__ = ["FRAMES_A_TURN", "PARSED_AT_ONCE", "REQUESTS_A_TURN", "Parser", "Parsing"]
 
@@ -32,29 +33,24 @@ class Parser(Protocol):
 class Parsing:
     """One for each kind of connection of a node. First come, first served. `a_turn`: bytes."""
 
-    __slots__ = ("_a_turn", "_left", "_waiting")
+    __slots__ = ("_budget", "_waiting")
 
     def __init__(self, a_turn: int) -> None:
-        self._a_turn = self._left = a_turn
+        self._budget = Budget(a_turn, self._go_on)
         self._waiting: deque[Parser] = deque()
 
     def has_room(self, size: int) -> bool:
         """Whether so many bytes are parsed in this turn. If not, the caller must wait."""
-        if self._waiting or self._left <= 0:
+        if self._waiting or self._budget.left <= 0:
             return False
-        self._take(size)
+        self._budget.take(size)
         return True
 
     def wait(self, parser: Parser) -> None:
         """Have `parser` parse what waits with it in a later turn."""
         self._waiting.append(parser)
 
-    def _take(self, size: int) -> None:
-        if self._left == self._a_turn and size:
-            asyncio.get_running_loop().call_soon(self._next_turn)
-        self._left -= size
-
-    def _next_turn(self) -> None:
-        self._left = self._a_turn
-        while self._waiting and self._left > 0:
-            self._take(self._waiting.popleft().parse())
+    def _go_on(self) -> None:
+        while self._waiting and self._budget.left > 0:
+            if size := self._waiting.popleft().parse():
+                self._budget.take(size)

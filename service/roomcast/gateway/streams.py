@@ -46,13 +46,6 @@ from roomcast.wire.protobuf import PROTOBUF_FRAMES, encode_messages
 
 __all__ = ["StreamGateway"]
 
-_PATHS: Final = (
-    "/connection/http_stream",
-    "/connection/sse",
-    "/connection/uni_http_stream",
-    "/connection/uni_sse",
-    "/emulation",
-)
 # A preflight's answer may be kept for so long.
 _PREFLIGHT_S: Final = 300
 _BINARY_TYPE: Final = "application/octet-stream"
@@ -130,15 +123,18 @@ class StreamGateway:
 
     def add_routes(self, app: web.Application) -> None:
         """Adds the routes, and those of their preflight requests."""
-        app.router.add_post("/connection/http_stream", self._http_stream)
-        # A HEAD opens nothing.
-        app.router.add_get("/connection/sse", self._sse, allow_head=False)
-        app.router.add_post("/connection/sse", self._sse_posted)
-        app.router.add_post("/emulation", self._emulation)
-        app.router.add_post("/connection/uni_http_stream", self._uni_http_stream)
-        app.router.add_get("/connection/uni_sse", self._uni_sse, allow_head=False)
-        app.router.add_post("/connection/uni_sse", self._uni_sse_posted)
-        for path in _PATHS:
+        routes = [
+            web.post("/connection/http_stream", self._http_stream),
+            # A HEAD opens nothing.
+            web.get("/connection/sse", self._sse, allow_head=False),
+            web.post("/connection/sse", self._sse_posted),
+            web.post("/emulation", self._emulation),
+            web.post("/connection/uni_http_stream", self._uni_http_stream),
+            web.get("/connection/uni_sse", self._uni_sse, allow_head=False),
+            web.post("/connection/uni_sse", self._uni_sse_posted),
+        ]
+        app.router.add_routes(routes)
+        for path in dict.fromkeys(route.path for route in routes):
             app.router.add_options(path, self._preflight)
 
     async def _http_stream(self, request: web.Request) -> web.StreamResponse:

@@ -14,7 +14,7 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from socket import socket
-from typing import Final
+from typing import Final, TypedDict
 
 from roomcast.delivery.ports import Framer
 from roomcast.gateway.backlog import Backlog
@@ -29,6 +29,7 @@ __all__ = [
     "PIECE_BYTES",
     "TEXT",
     "Writer",
+    "WriterOptions",
     "bare_close",
     "bare_json_lines",
     "bare_sse_events",
@@ -150,6 +151,16 @@ UNIDIRECTIONAL: Final = frozenset[Framer]({bare_text_frames, bare_json_lines, ba
 
 # The headers of text frames by length, as most answers have them.
 _SHORT_TEXTS: Final = tuple(frame_header(TEXT, length) for length in range(_LENGTH_7_MAX + 1))
+
+
+class WriterOptions(TypedDict, total=False):
+    """What most Writers do without."""
+
+    last: Callable[[Closing], bytes]
+    is_answered: bool
+    session: str
+    is_binary: bool | None
+    is_unidirectional: bool | None
 
 
 class Writer:

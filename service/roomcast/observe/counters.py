@@ -362,8 +362,8 @@ class DeliveryCounters:
 class StageCounters:
     """How long publications with history took from another node's append to the sockets here, in s.
 
-    `stream`: from each append until the stream Lambda published it. `topic`: from there until this
-    node took the message. Both include canaries. `node`: for the messages of one receive, from
+    `stream`: from each append until the stream Lambda had it. `topic`: from there until this node
+    took the message. Both include canaries. `node`: for the messages of one receive, from
     there until the last of them was with the sockets. `order`: how long each append was held here,
     because one before it was missing; 0 = not at all. `all`: from each append until it was on its
     way to subscribers here, those that were read from the log because they did not come included.

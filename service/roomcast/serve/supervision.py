@@ -79,11 +79,6 @@ class Supervision:
         self._number = number
         self._deaths: dict[int, deque[float]] = {index: deque() for index in range(number)}
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether a process has started: what they need is there, and the others may follow."""
-        return self._has_begun
-
     def started(self, index: int) -> None:
         """The process may listen from now on."""
         self._has_begun = True

@@ -15,6 +15,7 @@ import pytest
 
 from roomcast.auth.verifier import sign_connection
 from roomcast.client import read as read_module
+from roomcast.client import services as services_module
 from roomcast.client import subscribe as subscribe_module
 from roomcast.client import work as work_module
 from roomcast.client.connection import (
@@ -657,11 +658,10 @@ async def test_of_commands_whose_time_is_over_at_once_few_are_refused_in_a_turn(
     """While the table does not answer, those that came together are refused together."""
     monkeypatch.setattr(subscribe_module, "SUBSCRIBE_LIMIT_S", 0.05)
     monkeypatch.setattr(read_module, "PRESENCE_LIMIT_S", 0.05)
+    monkeypatch.setattr(services_module, "FAILURES_A_TURN", 3)
     rules = ChannelRules(ChannelOptions(history_size=10, history_ttl_s=60, presence=True))
     fleet = Fleet()
     node = fleet.node(command_rate_limit=0.0, rules=rules)
-    monkeypatch.setattr(node.assembly.node.services.failures, "_a_turn", 3)
-    monkeypatch.setattr(node.assembly.node.services.failures, "_left", 3)
     fleet.traffic.hold("newest", "call")
     fleet.traffic.hold("members", "call")
     clients = [await node.client() for _ in range(20)]

@@ -67,8 +67,8 @@ class Ears:
     def came(self) -> None:
         self.times += 1
 
-    def hear(self, record: Record, published_at: int) -> None:
-        self.canaries.append((record.offset, published_at))
+    def hear(self, record: Record, lambda_at: int) -> None:
+        self.canaries.append((record.offset, lambda_at))
 
 
 class Shards:

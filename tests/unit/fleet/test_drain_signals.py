@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from roomcast.delivery.envelope import pack, parse, signal_text
 from roomcast.fleet.drain_signals import (
     DRAIN_KINDS,
-    NODE_CHARS_MAX,
     Drains,
     answer_of,
     answer_signal,
     drain_signal,
     node_of,
 )
+from roomcast.fleet.lease_record import NODE_CHARS_MAX
 
 
 @given(st.text(max_size=NODE_CHARS_MAX))

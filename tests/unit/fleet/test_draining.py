@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 
 from roomcast.delivery.envelope import Signal
 from roomcast.fleet import draining as draining_module
-from roomcast.fleet.drain_signals import NODE_CHARS_MAX, Drains, drain_signal
+from roomcast.fleet.drain_signals import Drains, drain_signal
 from roomcast.fleet.draining import ASKED_MAX, Draining
-from roomcast.fleet.lease_record import Lease
+from roomcast.fleet.lease_record import NODE_CHARS_MAX, Lease
 from roomcast.fleet.mailbox import NodeUnknown
 from roomcast.log.appender import Full
 from roomcast.ports import Rejected, UnknownOutcome

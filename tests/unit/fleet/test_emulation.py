@@ -13,7 +13,6 @@ from roomcast.delivery.envelope import Signal
 from roomcast.fleet import emulation as emulation_module
 from roomcast.fleet.emulation import (
     HEARD_A_TURN,
-    NODE_CHARS_MAX,
     NODES_MAX,
     SMALL_BYTES,
     WAITING_MAX,
@@ -26,7 +25,7 @@ from roomcast.fleet.emulation_signals import (
     Posted,
     posted_signal,
 )
-from roomcast.fleet.lease_record import Lease
+from roomcast.fleet.lease_record import NODE_CHARS_MAX, Lease
 from roomcast.ports import UnknownOutcome
 from tests.unit.worlds import Fleet, LocalNode, settled, until
 

@@ -82,10 +82,20 @@ def secured(fleet: Fleet, name: str, **changes: Any) -> LocalNode:
 
 
 @pytest.fixture
-async def node(fleet: Fleet) -> AsyncIterator[LocalNode]:
+async def node(
+    fleet: Fleet, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[LocalNode]:
+    monkeypatch.setattr(
+        fleet_orders, "WORK_A_TURN", getattr(request, "param", fleet_orders.WORK_A_TURN)
+    )
     made = secured(fleet, "a")
     yield made
     await made.close()
+
+
+def with_work_a_turn(work: int) -> pytest.MarkDecorator:
+    """`node` does so much in a turn."""
+    return pytest.mark.parametrize("node", [work], indirect=True, ids=[""])
 
 
 async def connected(node: LocalNode, user: str = "ann", **claims: Any) -> Client:
@@ -231,10 +241,8 @@ async def turns_until(done: Callable[[], object], count: Callable[[], int]) -> l
     return grown
 
 
-async def test_an_order_for_many_connections_leaves_others_their_turn(
-    node: LocalNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fleet_orders, "WORK_A_TURN", 5)
+@with_work_a_turn(5)
+async def test_an_order_for_many_connections_leaves_others_their_turn(node: LocalNode) -> None:
     ann = [await connected(node) for _ in range(23)]
     give(node, DisconnectOrder(Target("ann"), BANNED))
     assert closed(ann) == 5, "it is begun at once"
@@ -244,10 +252,8 @@ async def test_an_order_for_many_connections_leaves_others_their_turn(
     assert {closed_with(each) for each in ann} == {BANNED}
 
 
-async def test_many_orders_in_one_message_leave_others_their_turn(
-    node: LocalNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fleet_orders, "WORK_A_TURN", 5)
+@with_work_a_turn(5)
+async def test_many_orders_in_one_message_leave_others_their_turn(node: LocalNode) -> None:
     clients = [await connected(node, f"user {number}") for number in range(13)]
     orders = [DisconnectOrder(Target(f"user {number}"), BANNED) for number in range(13)]
     node.assembly.intake.take(said_by(node, *orders))
@@ -260,10 +266,8 @@ async def test_many_orders_in_one_message_leave_others_their_turn(
     assert closed_with(late) == BANNED
 
 
-async def test_what_a_connection_is_subscribed_to_counts(
-    node: LocalNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fleet_orders, "WORK_A_TURN", 9)
+@with_work_a_turn(9)
+async def test_what_a_connection_is_subscribed_to_counts(node: LocalNode) -> None:
     ann = [await connected(node, channels=["a", "b", "c"]) for _ in range(6)]
     give(node, UnsubscribeOrder(Target("ann"), ""))
 
@@ -275,8 +279,8 @@ async def test_what_a_connection_is_subscribed_to_counts(
     assert sum(grown) == 18
 
 
-async def test_orders_keep_their_order(node: LocalNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet_orders, "WORK_A_TURN", 3)
+@with_work_a_turn(3)
+async def test_orders_keep_their_order(node: LocalNode) -> None:
     ann = [await connected(node) for _ in range(8)]
     bob = await connected(node, "bob")
     since = DisconnectCode(4501, "too late")
@@ -295,10 +299,8 @@ async def test_orders_keep_their_order(node: LocalNode, monkeypatch: pytest.Monk
         assert any("refresh" in push for push in each.socket.pushes), "before it was closed"
 
 
-async def test_publications_before_an_order_for_many_reach_all_of_them(
-    node: LocalNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fleet_orders, "WORK_A_TURN", 3)
+@with_work_a_turn(3)
+async def test_publications_before_an_order_for_many_reach_all_of_them(node: LocalNode) -> None:
     ann = [await connected(node) for _ in range(8)]
     for each in ann:
         await each.subscribe("plain:x")
@@ -310,11 +312,11 @@ async def test_publications_before_an_order_for_many_reach_all_of_them(
         assert [push["pub"]["data"] for push in each.socket.pushes if "pub" in push] == ["before"]
 
 
+@with_work_a_turn(1)
 async def test_an_order_is_for_those_who_are_there_when_it_comes(
     node: LocalNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever was disconnected may have come back. Whoever has gone meanwhile is left alone."""
-    monkeypatch.setattr(fleet_orders, "WORK_A_TURN", 1)
     ann = [await connected(node) for _ in range(60)]
     carried_out: list[Order] = []
     monkeypatch.setattr(ann[-1].connection, "order_refresh", carried_out.append)
@@ -329,10 +331,10 @@ async def test_an_order_is_for_those_who_are_there_when_it_comes(
     assert closed_with(again) is None
 
 
+@with_work_a_turn(1)
 async def test_so_many_connections_wait_for_orders_and_no_more(
     node: LocalNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fleet_orders, "WORK_A_TURN", 1)
     monkeypatch.setattr(fleet_orders, "CONNECTIONS_WAITING_MAX", 4)
     ann, bob = [await connected(node) for _ in range(6)], await connected(node, "bob")
     give(node, DisconnectOrder(Target("ann"), BANNED))
@@ -352,10 +354,10 @@ async def test_so_many_connections_wait_for_orders_and_no_more(
     assert closed_with(bob) == BANNED
 
 
+@with_work_a_turn(2)
 async def test_orders_that_came_are_carried_out_before_the_node_says_goodbye(
-    node: LocalNode, monkeypatch: pytest.MonkeyPatch
+    node: LocalNode,
 ) -> None:
-    monkeypatch.setattr(fleet_orders, "WORK_A_TURN", 2)
     ann, bob = [await connected(node) for _ in range(9)], await connected(node, "bob")
     give(node, DisconnectOrder(Target("ann"), BANNED))
     await node.assembly.node.drain(0.0, lambda: 0.5)
@@ -363,10 +365,10 @@ async def test_orders_that_came_are_carried_out_before_the_node_says_goodbye(
     assert closed_with(bob) == Disconnect.SHUTDOWN
 
 
+@with_work_a_turn(0)
 async def test_a_node_that_ends_does_not_wait_for_orders_without_end(
     node: LocalNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fleet_orders, "WORK_A_TURN", 0)
     monkeypatch.setattr(node_module, "ANSWERS_S", 0.0)
     ann = [await connected(node) for _ in range(3)]
     give(node, DisconnectOrder(Target("ann"), BANNED))

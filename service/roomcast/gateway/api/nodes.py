@@ -7,8 +7,7 @@ from typing import Final
 
 import structlog
 
-from roomcast.fleet.drain_signals import NODE_CHARS_MAX
-from roomcast.fleet.lease_record import Lease
+from roomcast.fleet.lease_record import NODE_CHARS_MAX, Lease
 from roomcast.fleet.mailbox import NodeUnknown
 from roomcast.gateway.api.fields import Parameter, Schema, Text
 from roomcast.gateway.api.methods import ApiCall, Method, Params
