@@ -206,6 +206,44 @@ async def test_all_nodes_are_there_and_the_charts_follow(
     await expect(figure.get_by_role("row").nth(1)).to_contain_text("ms")
 
 
+async def test_what_is_wrong_is_said_in_words(admin: Dev, opened: Any) -> None:
+    page = await opened(admin.urls[0])
+    gone = False
+
+    def between(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def heard(message: str | bytes) -> None:
+            told = json.loads(message)
+            nodes = told.get("rpc", {}).get("data", {}).get("nodes", [])
+            for node in nodes:
+                node["figures"] = (node["figures"] or {}) | {"hearing": "silent"}
+            if gone:
+                nodes[:] = [each for each in nodes if each["node"] != admin.nodes[1]]
+            socket.send(json.dumps(told))
+
+        server.on_message(heard)
+
+    await page.route_web_socket("**/admin/connection", between)
+    await page.reload()
+    await is_live(page)
+    await expect(page.locator("#trouble")).to_contain_text("No node hears what is written")
+    await expect(page.get_by_role("row").filter(has_text=admin.nodes[1])).to_be_visible()
+    gone = True
+    note = f"{admin.nodes[1]} is gone without a drain"
+    await expect(page.locator("#view .note")).to_contain_text(note)
+
+    told = await page.evaluate("""async () => {
+        const { condition } = await import("/admin/figures.js");
+        const silent = (lateS, beatS) =>
+            condition({ figures: { doubts: [] }, late_s: lateS, heartbeat_age_s: beatS }).why.at(-1);
+        return [silent(30, 5), silent(59, 58), silent(20, 19)];
+    }""")
+    assert "it runs, but the topic or its queue" in told[0]
+    assert "no heartbeat for 58 s: it has ended, is suspended" in told[1]
+    assert "last answered 20 s ago" in told[2]
+
+
 async def test_a_channel_is_inspected_followed_and_published_to(
     admin: Dev, opened: Any, connect: Any, channel: str
 ) -> None:
