@@ -217,7 +217,8 @@ async def test_what_is_wrong_is_said_in_words(admin: Dev, opened: Any) -> None:
             told = json.loads(message)
             nodes = told.get("rpc", {}).get("data", {}).get("nodes", [])
             for node in nodes:
-                node["figures"] = (node["figures"] or {}) | {"hearing": "silent"}
+                why = {"hearing": "silent", "doubts": ["a reason of many words " * 20]}
+                node["figures"] = (node["figures"] or {}) | why
             if gone:
                 nodes[:] = [each for each in nodes if each["node"] != admin.nodes[1]]
             socket.send(json.dumps(told))
@@ -227,8 +228,12 @@ async def test_what_is_wrong_is_said_in_words(admin: Dev, opened: Any) -> None:
     await page.route_web_socket("**/admin/connection", between)
     await page.reload()
     await is_live(page)
-    await expect(page.locator("#trouble")).to_contain_text("No node hears what is written")
+    await expect(page.locator("#trouble")).to_contain_text("2 of 2 nodes do not hear what is written")
     await expect(page.get_by_role("row").filter(has_text=admin.nodes[1])).to_be_visible()
+    # Not even a long reason breaks a button's word.
+    box = await page.get_by_role("button", name="Drain").first.bounding_box()
+    assert box is not None
+    assert box["height"] < 34
     gone = True
     note = f"{admin.nodes[1]} is gone without a drain"
     await expect(page.locator("#view .note")).to_contain_text(note)

@@ -117,6 +117,7 @@ class NodeReport:
             "waiting": {
                 "appends": each.appender.waiting_bytes,
                 "signals": each.broadcaster.waiting_bytes,
+                "clients": each.clients.unsent_bytes,
             },
             "mailbox": dict(each.mailbox.signals),
             "sns_per_s": round(each.allowance.per_s, _PLACES),

@@ -59,6 +59,12 @@ async def test_figures_follow_what_happens(node: LocalNode) -> None:
     )
 
 
+async def test_what_waits_for_slow_clients_is_among_what_waits(node: LocalNode) -> None:
+    node.assembly.node.services.counters.unsent_bytes = 7
+    figures = await told(node, Inquiry("figures"))
+    assert figures["waiting"] == {"appends": 0, "signals": 0, "clients": 7}
+
+
 async def test_a_node_that_is_not_well_says_why(node: LocalNode) -> None:
     node.assembly.node.health.draining = True
     figures = await told(node, Inquiry("figures"))

@@ -3,7 +3,7 @@
  * that was started again, or did not answer, is left out of that time.
  */
 
-import { span } from "./format.js";
+import { many, span } from "./format.js";
 
 const SLOW_S = 10; // who has not answered for longer is not slow: it may be gone
 const SILENT_S = 40; // who has not renewed its lease for longer missed two heartbeats of 15 s, the default
@@ -100,9 +100,13 @@ function life(beatS, lateS = SILENT_S) {
   return beatS > SILENT_S ? [`no heartbeat for ${span(beatS)}: it has ended, is suspended or is cut off`] : [];
 }
 
-/** What all nodes that answer have in common, which no row of them can tell; "" if it is nothing. */
+/**
+ * What most nodes have in common, which no row of them can tell; "" if it is nothing. Not all: who has just started, or
+ * writes nothing, notices later.
+ */
 export function common(fleet) {
   const answered = fleet.nodes.map(({ figures }) => figures).filter(Boolean);
-  if (!answered.length || !answered.every(({ hearing }) => hearing === "silent")) return "";
-  return "No node hears what is written: look at the table's stream, the stream Lambda and the topic. roomcast doctor tells which it is.";
+  const silent = answered.filter(({ hearing }) => hearing === "silent").length;
+  if (2 * silent <= answered.length) return "";
+  return `${silent} of ${many(answered.length, "node")} do not hear what is written: look at the channels table and its stream, the stream Lambda and the topic. roomcast doctor tells which it is.`;
 }

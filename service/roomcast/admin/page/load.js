@@ -64,10 +64,11 @@ export class LoadView {
     if (!fleet) return;
     for (const [chart] of this.#charts) chart.draw(fleet.now_ms);
     const appends = fleet.nodes.reduce((all, { figures }) => all + (figures?.waiting.appends ?? 0), 0);
+    const clients = fleet.nodes.reduce((all, { figures }) => all + (figures?.waiting.clients ?? 0), 0);
     const signals = fleet.nodes.reduce((all, { figures }) => all + (figures?.waiting.signals ?? 0), 0);
     const lost = fleet.nodes.reduce((all, { figures }) => all + (figures?.totals.races ?? 0), 0);
     const throttled = fleet.nodes.reduce((all, { figures }) => all + (figures?.totals.throttled ?? 0), 0);
-    setText(this.#waiting, `Waiting now: ${bytes(appends)} of publications, ${bytes(signals)} of signals. Since the nodes started: ${count(lost)} races lost to other nodes, ${count(throttled)} writes that the table had no room for.`);
+    setText(this.#waiting, `Waiting now: ${bytes(appends)} of publications, ${bytes(signals)} of signals, ${bytes(clients)} for clients that read slowly. Since the nodes started: ${count(lost)} races lost to other nodes, ${count(throttled)} writes that the table had no room for.`);
   }
 }
 
