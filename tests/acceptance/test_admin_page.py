@@ -208,7 +208,6 @@ async def test_all_nodes_are_there_and_the_charts_follow(
 
 async def test_what_is_wrong_is_said_in_words(admin: Dev, opened: Any) -> None:
     page = await opened(admin.urls[0])
-    gone = False
 
     def between(socket: WebSocketRoute) -> None:
         server = socket.connect_to_server()
@@ -219,8 +218,8 @@ async def test_what_is_wrong_is_said_in_words(admin: Dev, opened: Any) -> None:
             for node in nodes:
                 why = {"hearing": "silent", "doubts": ["a reason of many words " * 20]}
                 node["figures"] = (node["figures"] or {}) | why
-            if gone:
-                nodes[:] = [each for each in nodes if each["node"] != admin.nodes[1]]
+            if nodes:
+                told["rpc"]["data"]["dead"] = [{"node": HOSTILE, "heartbeat_age_s": 70}]
             socket.send(json.dumps(told))
 
         server.on_message(heard)
@@ -228,20 +227,22 @@ async def test_what_is_wrong_is_said_in_words(admin: Dev, opened: Any) -> None:
     await page.route_web_socket("**/admin/connection", between)
     await page.reload()
     await is_live(page)
-    await expect(page.locator("#trouble")).to_contain_text("2 of 2 nodes do not hear what is written")
+    await expect(page.locator("#trouble")).to_contain_text(
+        "2 of 2 nodes do not hear what is written"
+    )
     await expect(page.get_by_role("row").filter(has_text=admin.nodes[1])).to_be_visible()
     # Not even a long reason breaks a button's word.
     box = await page.get_by_role("button", name="Drain").first.bounding_box()
     assert box is not None
     assert box["height"] < 34
-    gone = True
-    note = f"{admin.nodes[1]} is gone without a drain"
+    note = f"{HOSTILE} is dead: its last heartbeat was 70 s ago"
     await expect(page.locator("#view .note")).to_contain_text(note)
 
     told = await page.evaluate("""async () => {
         const { condition } = await import("/admin/figures.js");
+        const figures = { doubts: [] };
         const silent = (lateS, beatS) =>
-            condition({ figures: { doubts: [] }, late_s: lateS, heartbeat_age_s: beatS }).why.at(-1);
+            condition({ figures, late_s: lateS, heartbeat_age_s: beatS }).why.at(-1);
         return [silent(30, 5), silent(59, 58), silent(20, 19)];
     }""")
     assert "it runs, but the topic or its queue" in told[0]

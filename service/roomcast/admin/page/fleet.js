@@ -3,9 +3,7 @@
 import { ask } from "./dialog.js";
 import { el, LiveTable, name, setText, visible } from "./dom.js";
 import { condition, rate, worst } from "./figures.js";
-import { clock, count, figure, many, ms, NONE, span } from "./format.js";
-
-const GONE_MAX = 5; // nodes that went without a drain and are still named
+import { count, figure, many, ms, NONE, span } from "./format.js";
 
 export class FleetView {
   title = "Fleet";
@@ -14,7 +12,6 @@ export class FleetView {
   #cards;
   #note = el("p", { class: "quiet note" });
   #known = null; // node -> word, for what is announced
-  #gone = []; // what is said of nodes that went without a drain, the newest first
 
   constructor(page) {
     this.#page = page;
@@ -50,7 +47,6 @@ export class FleetView {
       ms(worst(fleet, (figures) => figures.lag_ms)),
       span(worst(fleet, (figures) => figures.canary_age_s)),
     ], [ready < rows.length]);
-    this.#announce(rows);
     const silent = rows.filter((row) => !row.figures && row.state !== "starting").length;
     const late = rows.filter((row) => row.late_s);
     setText(this.#note, [
@@ -58,8 +54,9 @@ export class FleetView {
       late.length ? `${many(late.length, "node")} answered late: the oldest answer is of ${span(Math.max(...late.map((row) => row.late_s)))} ago.` : "",
       silent ? `${many(silent, "node")} did not answer in time: what is shown of them is as old as their last heartbeat.` : "",
       fleet.more ? `${many(fleet.more, "more node")} not shown.` : "",
-      ...this.#gone,
+      ...(fleet.dead ?? []).map((each) => `${visible(each.node)} is dead: its last heartbeat was ${span(each.heartbeat_age_s)} ago, and Clean-up finds what it left.`),
     ].join(" ").trim());
+    this.#announce(rows);
   }
 
   /** Says what has changed, and never the figures themselves. */
@@ -68,12 +65,7 @@ export class FleetView {
     if (this.#known) {
       const said = [];
       for (const [node, word] of now) if (this.#known.get(node) !== word) said.push(`${node} is ${word}`);
-      for (const [node, word] of this.#known) {
-        if (now.has(node)) continue;
-        said.push(`${node} is gone`);
-        if (word !== "draining") this.#gone.unshift(`${visible(node)} is gone without a drain, as of ${clock(Date.now())}.`);
-      }
-      this.#gone.length = Math.min(this.#gone.length, GONE_MAX);
+      for (const node of this.#known.keys()) if (!now.has(node)) said.push(`${node} is gone`);
       if (said.length) this.#page.announce(said.slice(0, 4).join(". "));
     }
     this.#known = now;
