@@ -178,6 +178,7 @@ async def test_all_nodes_are_there_and_the_charts_follow(
     admin: Dev, opened: Any, connect: Any, channel: str
 ) -> None:
     client = await connect(admin.ws_urls[1], "ann", channel)
+    await connect(admin.ws_urls[0], "bob", channel)
     page = await opened(admin.urls[0])
     await is_live(page)
     for node in admin.nodes:
@@ -196,8 +197,11 @@ async def test_all_nodes_are_there_and_the_charts_follow(
 
     publishing = asyncio.create_task(publish())
     try:
-        # What the other node did, in words.
-        await expect(chart).to_have_attribute("aria-label", re.compile(r"Median: now .* ms"))
+        # What the other node did, in words, and how it came here.
+        words = re.compile(r"Median: now .* ms")
+        await expect(chart).to_have_attribute("aria-label", words)
+        way = page.get_by_role("img", name=re.compile("The whole way to other nodes"))
+        await expect(way).to_have_attribute("aria-label", words)
     finally:
         publishing.cancel()
         await asyncio.gather(publishing, return_exceptions=True)
