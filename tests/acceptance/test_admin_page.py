@@ -220,7 +220,12 @@ async def test_what_is_wrong_is_said_in_words(admin: Dev, opened: Any) -> None:
             told = json.loads(message)
             nodes = told.get("rpc", {}).get("data", {}).get("nodes", [])
             for node in nodes:
-                why = {"hearing": "silent", "doubts": ["a reason of many words " * 20]}
+                why: dict[str, Any] = {
+                    "hearing": "silent",
+                    "doubts": ["many words " * 40],
+                    "histograms": {},
+                }
+                why |= {"to_lambda_ms": 58, "to_node_ms": 20}
                 node["figures"] = (node["figures"] or {}) | why
             if nodes:
                 nodes.append(nodes[0] | {"node": "new", "state": "starting", "figures": None})
@@ -232,6 +237,14 @@ async def test_what_is_wrong_is_said_in_words(admin: Dev, opened: Any) -> None:
     await page.route_web_socket("**/admin/connection", between)
     await page.reload()
     await is_live(page)
+    await page.get_by_role("link", name="Load").click()
+    # The time of an old canary would look like a fast way.
+    chart = page.get_by_role("img", name=re.compile("Stages 2 and 3"))
+    await expect(chart).to_have_attribute("aria-label", re.compile("Queue lag: now .* ms"))
+    label = await chart.get_attribute("aria-label")
+    assert label is not None
+    assert re.search(r"To the Lambda: now [0-9]", label) is None, label
+    await page.get_by_role("link", name="Fleet").click()
     await expect(page.locator("#trouble")).to_contain_text(
         "2 of 2 nodes do not hear what is written"
     )
