@@ -178,6 +178,7 @@ async def test_all_nodes_are_there_and_the_charts_follow(
     admin: Dev, opened: Any, connect: Any, channel: str
 ) -> None:
     client = await connect(admin.ws_urls[1], "ann", channel)
+    await connect(admin.ws_urls[0], "bob", channel)
     page = await opened(admin.urls[0])
     await is_live(page)
     for node in admin.nodes:
@@ -196,14 +197,79 @@ async def test_all_nodes_are_there_and_the_charts_follow(
 
     publishing = asyncio.create_task(publish())
     try:
-        # What the other node did, in words.
-        await expect(chart).to_have_attribute("aria-label", re.compile(r"Median: now .* ms"))
+        # What the other node did, in words, and how it came here.
+        words = re.compile(r"Median: now .* ms")
+        await expect(chart).to_have_attribute("aria-label", words)
+        way = page.get_by_role("img", name=re.compile("The whole way to other nodes"))
+        await expect(way).to_have_attribute("aria-label", words)
     finally:
         publishing.cancel()
         await asyncio.gather(publishing, return_exceptions=True)
     figure = page.locator("figure").filter(has_text="Stage 1")
     await figure.get_by_text("As a table").click()
     await expect(figure.get_by_role("row").nth(1)).to_contain_text("ms")
+
+
+async def test_what_is_wrong_is_said_in_words(admin: Dev, opened: Any) -> None:
+    page = await opened(admin.urls[0])
+
+    def between(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def heard(message: str | bytes) -> None:
+            told = json.loads(message)
+            nodes = told.get("rpc", {}).get("data", {}).get("nodes", [])
+            for node in nodes:
+                why: dict[str, Any] = {
+                    "hearing": "silent",
+                    "doubts": ["many words " * 40],
+                    "histograms": {},
+                }
+                why |= {"to_lambda_ms": 58, "to_node_ms": 20}
+                node["figures"] = (node["figures"] or {}) | why
+            if nodes:
+                nodes.append(nodes[0] | {"node": "new", "state": "starting", "figures": None})
+                told["rpc"]["data"]["dead"] = [{"node": HOSTILE, "heartbeat_age_s": 70}]
+            socket.send(json.dumps(told))
+
+        server.on_message(heard)
+
+    await page.route_web_socket("**/admin/connection", between)
+    await page.reload()
+    await is_live(page)
+    await page.get_by_role("link", name="Load").click()
+    # The time of an old canary would look like a fast way.
+    chart = page.get_by_role("img", name=re.compile("Stages 2 and 3"))
+    await expect(chart).to_have_attribute("aria-label", re.compile("Queue lag: now .* ms"))
+    label = await chart.get_attribute("aria-label")
+    assert label is not None
+    assert re.search(r"To the Lambda: now [0-9]", label) is None, label
+    await page.get_by_role("link", name="Fleet").click()
+    await expect(page.locator("#trouble")).to_contain_text(
+        "2 of 2 nodes do not hear what is written"
+    )
+    await expect(page.get_by_role("row").filter(has_text=admin.nodes[1])).to_be_visible()
+    # Not even a long reason breaks a button's word.
+    box = await page.get_by_role("button", name="Drain").first.bounding_box()
+    assert box is not None
+    assert box["height"] < 34
+    # What starts, such as the lease of a doctor, does not hear an order yet.
+    new = page.get_by_role("row").filter(has_text="starting")
+    await expect(new).to_be_visible()
+    await expect(new.get_by_role("button")).to_have_count(0)
+    note = f"{HOSTILE} is dead: its last heartbeat was 70 s ago"
+    await expect(page.locator("#view .dead")).to_contain_text(note)
+
+    told = await page.evaluate("""async () => {
+        const { condition } = await import("/admin/figures.js");
+        const figures = { doubts: [] };
+        const silent = (lateS, beatS) =>
+            condition({ figures, late_s: lateS, heartbeat_age_s: beatS }).why.at(-1);
+        return [silent(30, 5), silent(59, 58), silent(20, 19)];
+    }""")
+    assert "it runs, but the topic or its queue" in told[0]
+    assert "no heartbeat for 58 s: it has ended, is suspended" in told[1]
+    assert "last answered 20 s ago" in told[2]
 
 
 async def test_a_channel_is_inspected_followed_and_published_to(

@@ -117,6 +117,13 @@ class Methods:
             "own": fleet.own,
             "more": fleet.more,
             "leases_age_s": round(fleet.leases_age_s, 1),
+            "dead": [
+                {
+                    "node": lease.node,
+                    "heartbeat_age_s": max(0, now_ms - lease.heartbeat_at) // 1000,
+                }
+                for lease in fleet.dead
+            ],
             "nodes": [
                 {
                     "node": lease.node,

@@ -35,6 +35,7 @@ from roomcast.rates import Rate, Seldom
 
 __all__ = [
     "ANSWERING_MAX",
+    "DEAD_MAX",
     "INQUIRIES_MAX",
     "KEPT_S",
     "LATE_S",
@@ -65,6 +66,8 @@ KEPT_S: Final = 2.0
 REPORTS_PER_S: Final = 20.0
 # Nodes of one answer, the oldest first.
 NODES_MAX: Final = 500
+# Dead nodes of one answer, the last ones.
+DEAD_MAX: Final = 10
 _TOLD: Final = Rate(per_s=1.0, burst=1.0)
 
 _log = structlog.get_logger(__name__)
@@ -78,9 +81,9 @@ class Reporter(Protocol):
 
 
 class Nodes(Protocol):
-    """The live nodes, the oldest first."""
+    """The live nodes, the oldest first, and the dead ones, the last one first."""
 
-    async def nodes(self) -> Sequence[Lease]:
+    async def nodes_and_dead(self) -> tuple[Sequence[Lease], Sequence[Lease]]:
         """Raises PortError."""
 
 
@@ -103,7 +106,8 @@ class Fleet:
 
     `late`: of those whose report is from an earlier inquiry, how old it is (s). `more`: nodes
     beyond NODES_MAX, of which nothing is told. `own`: the lease of this node. `leases_age_s`: how
-    long ago the leases were read; 0 = for this.
+    long ago the leases were read; 0 = for this. `dead`: at most DEAD_MAX leases of dead nodes that
+    nobody has cleaned up after, the last one first.
     """
 
     leases: Sequence[Lease]
@@ -112,6 +116,7 @@ class Fleet:
     own: str
     late: Mapping[str, float] = field(default_factory=dict)
     leases_age_s: float = 0.0
+    dead: Sequence[Lease] = ()
 
 
 @dataclass(slots=True)
@@ -153,9 +158,9 @@ class Inquiries:
         self._over: dict[str, _Asked] = {}
         # By lease, the newest report on how a node does, and when it came (monotonic s).
         self._newest: dict[str, tuple[float, Mapping[str, Any]]] = {}
-        # The leases, and when they were read (monotonic s); None = not yet.
-        self._known: tuple[float, Sequence[Lease]] | None = None
-        self._reading: SharedCall[Sequence[Lease]] | None = None
+        # When the leases were read (monotonic s), the live and the dead ones; None = not yet.
+        self._known: tuple[float, Sequence[Lease], Sequence[Lease]] | None = None
+        self._reading: SharedCall[None] | None = None
         self._under_way: dict[Inquiry, SharedCall[Fleet]] = {}
         # Answers that are good until then (monotonic s), at most INQUIRIES_MAX.
         self._kept: dict[Inquiry, tuple[float, Fleet]] = {}
@@ -179,7 +184,7 @@ class Inquiries:
 
     async def _ask(self, inquiry: Inquiry) -> Fleet:
         began_s, own = self._clock.monotonic_s(), self._lease()
-        read_s, live = await self._live()
+        read_s, live, dead = await self._nodes_known()
         leases = live[:NODES_MAX]
         asked = _Asked({each.node for each in leases if each.state != "starting"})
         signal_id = self._new_id()
@@ -212,14 +217,15 @@ class Inquiries:
             own,
             late,
             max(0.0, began_s - read_s),
+            dead[:DEAD_MAX],
         )
         # Of an inquiry that is over, only who is missing counts.
         asked.reports = {}
         self._keep(inquiry, began_s + max(KEPT_S, len(leases) / REPORTS_PER_S), fleet)
         return fleet
 
-    async def _live(self) -> tuple[float, Sequence[Lease]]:
-        """The leases of the live nodes, and when they were read (monotonic s). Raises PortError."""
+    async def _nodes_known(self) -> tuple[float, Sequence[Lease], Sequence[Lease]]:
+        """As `_known`. Raises PortError."""
         if self._reading is None:
             self._reading = SharedCall(self._read(), self._was_read, name="inquiry leases")
         try:
@@ -231,10 +237,9 @@ class Inquiries:
         assert self._known is not None, "they were read, now or before"
         return self._known
 
-    async def _read(self) -> Sequence[Lease]:
-        leases = await self._nodes.nodes()
-        self._known = self._clock.monotonic_s(), leases
-        return leases
+    async def _read(self) -> None:
+        live, dead = await self._nodes.nodes_and_dead()
+        self._known = self._clock.monotonic_s(), live, dead
 
     def _was_read(self) -> None:
         self._reading = None

@@ -16,7 +16,7 @@ import structlog
 from roomcast.concurrency import SharedCall
 from roomcast.delivery.envelope import Signal
 from roomcast.delivery.signal_bus import SignalBus
-from roomcast.fleet.lease_record import Lease
+from roomcast.fleet.lease_record import Lease, standing
 from roomcast.fleet.node_info_signals import (
     Answer,
     Answers,
@@ -124,13 +124,24 @@ class NodeInfo:
 
         Raises PortError.
         """
+        return (await self.nodes_and_dead())[0]
+
+    async def nodes_and_dead(self) -> tuple[Sequence[Lease], Sequence[Lease]]:
+        """The same, and the leases of dead nodes, until the reaper has cleaned up after them.
+
+        Of the dead, the one that was heard of last comes first. Raises PortError.
+        """
         now, own = self._clock.now_ms(), self._itself.lease
-        live = [
-            each for each in await self._leases.all() if each.expires_at > now and not each.reaped
-        ]
-        return sorted(
-            (self._itself.numbers(each) if each.node == own else each for each in live),
-            key=lambda each: (each.started_at, each.node),
+        live: list[Lease] = []
+        dead: list[Lease] = []
+        for each in await self._leases.all():
+            (live if standing(each, now) == "live" else dead).append(each)
+        return (
+            sorted(
+                (self._itself.numbers(each) if each.node == own else each for each in live),
+                key=lambda each: (each.started_at, each.node),
+            ),
+            sorted(dead, key=lambda each: (-each.heartbeat_at, each.node)),
         )
 
     async def channels(self, pattern: str) -> Counted | None:

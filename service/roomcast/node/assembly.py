@@ -472,6 +472,7 @@ def _inquiries(core: Core, services: Services, health: Health) -> Inquiries:
         core.ears,
         core.mailbox.counters,
         services.counters,
+        core.dispatcher.way.counters,
     )
     clock = core.ports.clock
     return Inquiries(

@@ -25,7 +25,7 @@ from roomcast.fleet.order_signals import Target
 from roomcast.fleet.orders import Subjects
 from roomcast.log.appender import Appender
 from roomcast.node.health import Health
-from roomcast.observe.counters import ClientCounters, Histogram, MailboxCounters
+from roomcast.observe.counters import ClientCounters, Histogram, MailboxCounters, StageCounters
 from roomcast.ports import Clock
 
 __all__ = [
@@ -72,6 +72,7 @@ class Sources:
     ears: CanaryEars
     mailbox: MailboxCounters
     clients: ClientCounters
+    stages: StageCounters
 
 
 class NodeReport:
@@ -117,6 +118,7 @@ class NodeReport:
             "waiting": {
                 "appends": each.appender.waiting_bytes,
                 "signals": each.broadcaster.waiting_bytes,
+                "clients": each.clients.unsent_bytes,
             },
             "mailbox": dict(each.mailbox.signals),
             "sns_per_s": round(each.allowance.per_s, _PLACES),
@@ -136,6 +138,9 @@ class NodeReport:
                 "attempts": _histogram(appends.attempts),
                 "turn_s": _histogram(appends.turn_s),
                 "mailbox_s": _histogram(each.mailbox.seconds),
+                "stream_s": _histogram(each.stages.stream),
+                "topic_s": _histogram(each.stages.topic),
+                "delivery_s": _histogram(each.stages.all),
             },
         }
 

@@ -36,6 +36,10 @@ TRACEBACK_CHARS_MAX: Final = 32 * 1024
 # The rate of one library message. Some libraries log the same for each request, or for each turn of
 # the event loop.
 LIBRARY_RATE: Final = Rate(per_s=1.0, burst=10.0)
+# The same for the exporter of traces: it says several times for each batch that the collector is
+# away, for as long as that is.
+EXPORTER_RATE: Final = Rate(per_s=1 / 60, burst=2.0)
+_EXPORTER: Final = "opentelemetry."
 # The rate of one event of ours, unless it is an error. Clients cause most events, a line or two per
 # connection, and a fleet that reconnects at once causes thousands.
 EVENT_RATE: Final = Rate(per_s=100.0, burst=1000.0)
@@ -240,12 +244,14 @@ class _LibraryHandler(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._kinds = _Kinds(LIBRARY_RATE)
+        self._of_exporter = _Kinds(EXPORTER_RATE)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Logs the record. Never raises, as a handler must not."""
         # Records are of the same kind if their formats begin with the same line.
         kind = (record.name, record.levelno, str(record.msg).partition("\n")[0])
-        passed_over = self._kinds.again(kind)
+        kinds = self._of_exporter if record.name.startswith(_EXPORTER) else self._kinds
+        passed_over = kinds.again(kind)
         if passed_over is None:
             return
         try:

@@ -327,6 +327,15 @@ def node_finding(
     )
     if queue is None:
         return Finding(title, "failed", f"there is no queue {lease.queue}", again)
+    # First: the policy of such a queue is right, for its own topic.
+    if subscription is not None and subscription.topic_arn != topic_arn:
+        return Finding(
+            title,
+            "failed",
+            f"is subscribed to {subscription.topic_arn}, and aws.topic_arn is {topic_arn}: the "
+            "topic of another stack",
+            "give all nodes and `roomcast doctor` the output TopicArn of the same data stack",
+        )
     topics = topic_arns(topic_arn, shards)
     missing = [arn for arn in topics if not _lets_in(queue, arn)]
     if missing:
@@ -339,14 +348,6 @@ def node_finding(
     if subscription is None or subscription.is_pending:
         return Finding(
             title, "failed", f"{queue.arn} is not subscribed to {topic_arn} (any more)", again
-        )
-    if subscription.topic_arn != topic_arn:
-        return Finding(
-            title,
-            "failed",
-            f"is subscribed to {subscription.topic_arn}, and aws.topic_arn is {topic_arn}: the "
-            "topic of another stack",
-            "give all nodes and `roomcast doctor` the output TopicArn of the same data stack",
         )
     change = f"aws sns set-subscription-attributes --subscription-arn {subscription.arn}"
     if subscription.endpoint != queue.arn:

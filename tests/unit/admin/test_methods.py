@@ -40,6 +40,7 @@ async def test_the_fleet_is_told_with_who_did_not_answer(
 ) -> None:
     here, there = two
     here.node.world.leases["c"] = Lease("c", "q-c", "live", 2, 1, LATER_MS, connections=7)
+    here.node.world.leases["d"] = Lease("d", "q-d", "live", 2, 1, 1)
     monkeypatch.setattr("roomcast.fleet.inquiries.REPORTS_WAIT_S", 0.2)
     await there.node.client()
     await here.login()
@@ -50,6 +51,7 @@ async def test_the_fleet_is_told_with_who_did_not_answer(
     assert told["b"]["version"] == "0.1.0"
     assert told["c"]["figures"] is None
     assert told["c"]["connections"] == 7
+    assert [node["node"] for node in fleet["dead"]] == ["d"]
 
 
 async def test_a_channel_is_looked_at_on_all_nodes(two: tuple[At, At]) -> None:
@@ -171,7 +173,7 @@ async def test_what_takes_too_long_or_fails_is_told_in_words(
     async def throttled() -> None:
         raise Throttled("the table is busy")
 
-    monkeypatch.setattr(nodes, "nodes", throttled)
+    monkeypatch.setattr(nodes, "nodes_and_dead", throttled)
     error = (await here.ask(socket, "fleet"))["error"]
     assert error["code"] == 100
     assert "the table is busy" in error["message"]
@@ -179,6 +181,6 @@ async def test_what_takes_too_long_or_fails_is_told_in_words(
     async def hangs() -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(nodes, "nodes", hangs)
+    monkeypatch.setattr(nodes, "nodes_and_dead", hangs)
     monkeypatch.setattr(methods_module, "CALL_S", 0.05)
     assert "not done in time" in (await here.ask(socket, "fleet"))["error"]["message"]

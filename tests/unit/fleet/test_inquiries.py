@@ -13,7 +13,14 @@ from structlog.testing import capture_logs
 
 from roomcast.delivery.envelope import Signal
 from roomcast.fleet import inquiries as inquiries_module
-from roomcast.fleet.inquiries import ANSWERING_MAX, INQUIRIES_MAX, KEPT_S, LATE_S, Inquiries
+from roomcast.fleet.inquiries import (
+    ANSWERING_MAX,
+    DEAD_MAX,
+    INQUIRIES_MAX,
+    KEPT_S,
+    LATE_S,
+    Inquiries,
+)
 from roomcast.fleet.inquiry_signals import (
     REPORT_BYTES_MAX,
     Inquiry,
@@ -98,6 +105,18 @@ async def test_who_does_not_answer_in_time_is_named(
     assert set(told.reports) == {"a", "b"}
 
 
+async def test_the_last_of_the_dead_are_named_and_not_asked(
+    fleet: Fleet, nodes: tuple[LocalNode, LocalNode]
+) -> None:
+    for number in range(DEAD_MAX + 3):
+        fleet.world.leases[f"d{number}"] = Lease(f"d{number}", "q", "live", 1, number, 1)
+    told = await asked_by(nodes[0]).ask(FIGURES)
+    assert told is not None
+    assert [lease.node for lease in told.leases] == ["a", "b"]
+    assert len(told.dead) == DEAD_MAX
+    assert told.dead[0].node == f"d{DEAD_MAX + 2}"
+
+
 async def test_a_report_that_comes_late_is_told_with_its_age(
     fleet: Fleet, nodes: tuple[LocalNode, LocalNode], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,14 +156,14 @@ async def test_leases_that_cannot_be_read_are_those_of_before(
     here = asked_by(nodes[0])
     monkeypatch.setattr(inquiries_module, "LEASES_WAIT_S", 0.05)
     assert await here.ask(FIGURES) is not None
-    read = here._nodes.nodes
+    read = here._nodes.nodes_and_dead
     go = asyncio.Event()
 
-    async def slow() -> Sequence[Lease]:
+    async def slow() -> tuple[Sequence[Lease], Sequence[Lease]]:
         await go.wait()
         return await read()
 
-    monkeypatch.setattr(here._nodes, "nodes", slow)
+    monkeypatch.setattr(here._nodes, "nodes_and_dead", slow)
     fleet.clock.advance(10)
     told = await here.ask(FIGURES)
     assert told is not None
@@ -153,15 +172,15 @@ async def test_leases_that_cannot_be_read_are_those_of_before(
     go.set()
     await until(lambda: here._reading is None)
 
-    async def refused() -> Sequence[Lease]:
+    async def refused() -> tuple[Sequence[Lease], Sequence[Lease]]:
         raise Rejected("no")
 
-    monkeypatch.setattr(here._nodes, "nodes", refused)
+    monkeypatch.setattr(here._nodes, "nodes_and_dead", refused)
     fleet.clock.advance(10)
     assert await here.ask(FIGURES) is not None
     # A node that never read them has nobody to ask.
     other = asked_by(nodes[1])
-    monkeypatch.setattr(other._nodes, "nodes", refused)
+    monkeypatch.setattr(other._nodes, "nodes_and_dead", refused)
     with pytest.raises(Rejected):
         await other.ask(FIGURES)
 

@@ -256,3 +256,7 @@ async def test_the_nodes_that_live_are_listed_the_oldest_first() -> None:
         ("a", 77),
         ("young", 5),
     ]
+    alone.world.leases["last"] = lease("last", expires_at=1, heartbeat_at=9)
+    _, dead = await alone.node_info.nodes_and_dead()
+    assert dead[0].node == "last"
+    assert {each.node for each in dead} == {"last", "dead", "reaped"}

@@ -59,6 +59,22 @@ async def test_figures_follow_what_happens(node: LocalNode) -> None:
     )
 
 
+async def test_the_way_from_other_nodes_is_told_by_stage(node: LocalNode) -> None:
+    stages = node.assembly.dispatcher.way.counters
+    for number, stage in enumerate((stages.stream, stages.topic, stages.all), start=1):
+        for _ in range(number):
+            stage.add(0.2)
+    told_of = (await told(node, Inquiry("figures")))["histograms"]
+    names = ("stream_s", "topic_s", "delivery_s")
+    assert [sum(told_of[name]["counts"]) for name in names] == [1, 2, 3]
+
+
+async def test_what_waits_for_slow_clients_is_among_what_waits(node: LocalNode) -> None:
+    node.assembly.node.services.counters.unsent_bytes = 7
+    figures = await told(node, Inquiry("figures"))
+    assert figures["waiting"] == {"appends": 0, "signals": 0, "clients": 7}
+
+
 async def test_a_node_that_is_not_well_says_why(node: LocalNode) -> None:
     node.assembly.node.health.draining = True
     figures = await told(node, Inquiry("figures"))

@@ -197,6 +197,21 @@ def test_what_a_library_says_again_and_again_is_told_now_and_then(
     assert "passed_over" not in told[0]
 
 
+def test_a_collector_that_is_away_is_told_once_a_minute(
+    stream: io.BytesIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    telemetry.configure(stream=stream)
+    log = logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    for second in range(600):
+        now_s = float(second)
+        log.warning("Transient error %s encountered", second)
+    told = lines(stream)
+    assert len(told) == int(telemetry.EXPORTER_RATE.burst) + 9
+    assert told[-1]["passed_over"] == 59
+
+
 def test_what_libraries_say_is_remembered_of_so_many(stream: io.BytesIO) -> None:
     telemetry.configure(stream=stream)
     for number in range(3 * telemetry.KINDS_MAX):

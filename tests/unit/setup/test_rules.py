@@ -267,6 +267,14 @@ def test_a_policy_that_lets_the_topic_in(changes: dict[str, Any]) -> None:
     assert node_finding(LEASE, queue, SUBSCRIPTION, TOPIC, 1).outcome == "ok"
 
 
+def test_a_node_of_another_stack_is_not_told_to_make_its_queue_anew() -> None:
+    other = TOPIC + "-old"
+    queue = replace(QUEUE, policy=policy(Condition={"ArnEquals": {"aws:SourceArn": other}}))
+    found = node_finding(LEASE, queue, replace(SUBSCRIPTION, topic_arn=other), TOPIC, 1)
+    assert "the topic of another stack" in found.told
+    assert "delete" not in found.ask
+
+
 def test_a_policy_for_the_base_topic_alone() -> None:
     found = node_finding(LEASE, QUEUE, SUBSCRIPTION, TOPIC, 2)
     assert found.outcome == "failed"

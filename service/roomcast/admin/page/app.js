@@ -5,6 +5,7 @@ import { CleanupView } from "./cleanup.js";
 import { Client } from "./client.js";
 import { ClientsView } from "./clients.js";
 import { el, notice, setText } from "./dom.js";
+import { common } from "./figures.js";
 import { FleetView } from "./fleet.js";
 import { clock } from "./format.js";
 import { LoadView } from "./load.js";
@@ -98,7 +99,8 @@ class Page {
     if (this.isLive) {
       try {
         this.#take(await this.ask("fleet"));
-        byId("trouble").hidden = true;
+        setText(byId("trouble"), common(this.#fleet));
+        byId("trouble").hidden = !byId("trouble").textContent;
       } catch (error) {
         const seen = this.#seenMs ? ` What is shown is of ${clock(this.#seenMs)}.` : "";
         setText(byId("trouble"), `The fleet could not be asked: ${error.message}.${seen}`);

@@ -3,9 +3,11 @@
  * that was started again, or did not answer, is left out of that time.
  */
 
-import { span } from "./format.js";
+import { many, span } from "./format.js";
 
 const SLOW_S = 10; // who has not answered for longer is not slow: it may be gone
+const SILENT_S = 40; // who has not renewed its lease for longer missed two heartbeats of 15 s, the default
+const CLOCKS_S = 3; // ages by clocks of two machines, and what an answer may take
 
 /** The nodes of `after` with what they said before: [{before, after, seconds}]. */
 function pairs(before, after) {
@@ -72,14 +74,14 @@ export function worst(fleet, read) {
 }
 
 /** How a node does: {word, tone, why}. Tones: "good", "warn", "bad", "quiet". */
-export function condition({ state, figures, late_s: lateS }) {
+export function condition({ state, figures, late_s: lateS, heartbeat_age_s: beatS }) {
   if (!figures) {
     return state === "starting"
       ? { word: "starting", tone: "quiet", why: [] }
-      : { word: "no answer", tone: "bad", why: ["did not answer in time; what is shown is from its lease"] };
+      : { word: "no answer", tone: "bad", why: ["did not answer in time; what is shown is from its lease", ...life(beatS)] };
   }
   if (lateS > SLOW_S) {
-    return { word: "no answer", tone: "bad", why: [`last answered ${span(lateS)} ago; what is shown is of then`] };
+    return { word: "no answer", tone: "bad", why: [`last answered ${span(lateS)} ago; what is shown is of then`, ...life(beatS, lateS)] };
   }
   if (lateS && figures.ready && !figures.draining) {
     return { word: "slow", tone: "warn", why: ["answers late; what is shown is a few seconds old", ...figures.doubts] };
@@ -88,4 +90,23 @@ export function condition({ state, figures, late_s: lateS }) {
   if (!figures.ready) return { word: "not ready", tone: "bad", why: figures.reasons };
   if (figures.doubts.length) return { word: "degraded", tone: "warn", why: figures.doubts };
   return { word: "ready", tone: "good", why: [] };
+}
+
+/** What the lease of a node that does not answer tells of it. Heartbeats need neither the topic nor a queue. */
+function life(beatS, lateS = SILENT_S) {
+  if (beatS + CLOCKS_S < lateS) {
+    return [`its last heartbeat came ${span(beatS)} ago: it runs, but the topic or its queue brings it nothing`];
+  }
+  return beatS > SILENT_S ? [`no heartbeat for ${span(beatS)}: it has ended, is suspended or is cut off`] : [];
+}
+
+/**
+ * What most nodes have in common, which no row of them can tell; "" if it is nothing. Not all: who has just started, or
+ * writes nothing, notices later.
+ */
+export function common(fleet) {
+  const answered = fleet.nodes.map(({ figures }) => figures).filter(Boolean);
+  const silent = answered.filter(({ hearing }) => hearing === "silent").length;
+  if (2 * silent <= answered.length) return "";
+  return `${silent} of ${many(answered.length, "node")} do not hear what is written: look at the channels table and its stream, the stream Lambda and the topic. roomcast doctor tells which it is.`;
 }

@@ -1,7 +1,7 @@
 /** All nodes, and how they are doing. */
 
 import { ask } from "./dialog.js";
-import { el, LiveTable, name, setText } from "./dom.js";
+import { el, LiveTable, name, setText, visible } from "./dom.js";
 import { condition, rate, worst } from "./figures.js";
 import { count, figure, many, ms, NONE, span } from "./format.js";
 
@@ -10,6 +10,7 @@ export class FleetView {
   #page;
   #table;
   #cards;
+  #dead = el("p", { class: "notice warn dead", hidden: true });
   #note = el("p", { class: "quiet note" });
   #known = null; // node -> word, for what is announced
 
@@ -26,11 +27,11 @@ export class FleetView {
       { title: "Mailbox", kind: "number", cell: mailbox },
     ];
     if (page.can("drain")) {
-      columns.push({ title: "Action", kind: "action", cell: (row) => this.#drain(row), key: (row) => `${row.node} ${row.state}` });
+      columns.push({ title: "Action", kind: "action", cell: (row) => this.#drain(row), key: (row) => `${row.node} ${condition(row).word}` });
     }
     this.#table = new LiveTable("Nodes of the fleet", columns, (row) => row.node, "No node answers.");
     this.#cards = new Cards(["Nodes ready", "Connections", "Publications a second", "Pushes a second", "Worst queue lag", "Oldest canary"]);
-    this.element = el("div", {}, this.#cards.element, this.#table.element, this.#note);
+    this.element = el("div", {}, this.#cards.element, this.#dead, this.#table.element, this.#note);
   }
 
   update(fleet, before) {
@@ -46,7 +47,11 @@ export class FleetView {
       figure(before ? rate(before, fleet, "pushes") : null),
       ms(worst(fleet, (figures) => figures.lag_ms)),
       span(worst(fleet, (figures) => figures.canary_age_s)),
-    ], [ready < rows.length]);
+    ], [rows.some((row) => ["warn", "bad"].includes(condition(row).tone))]);
+    const dead = fleet.dead ?? [];
+    setText(this.#dead, dead.map((each) =>
+      `${visible(each.node)} is dead: its last heartbeat was ${span(each.heartbeat_age_s)} ago. Clean-up finds what it left.`).join(" "));
+    this.#dead.hidden = !dead.length;
     const silent = rows.filter((row) => !row.figures && row.state !== "starting").length;
     const late = rows.filter((row) => row.late_s);
     setText(this.#note, [
@@ -76,7 +81,7 @@ export class FleetView {
   }
 
   #drain(row) {
-    if (condition(row).word === "draining") return "";
+    if (["draining", "starting"].includes(condition(row).word)) return "";
     return el("button", { type: "button", class: "plain", onclick: () => this.#askDrain(row) },
       "Drain", el("span", { class: "sr" }, ` ${row.node}`));
   }
