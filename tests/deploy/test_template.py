@@ -831,7 +831,9 @@ def test_every_path_of_clients_is_forwarded() -> None:
         (ROOT / "service" / "roomcast" / name).read_text(encoding="utf-8")
         for name in ("serve/http_app.py", "gateway/streams.py")
     )
-    paths = set(re.findall(r'(?:add_|web\.)(?:get|post)\("(/(?:connection/\w+|emulation))"', served))
+    paths = set(
+        re.findall(r'(?:add_|web\.)(?:get|post)\("(/(?:connection/\w+|emulation))"', served)
+    )
     assert {"/connection/websocket", "/connection/uni_sse", "/emulation"} <= paths
     patterns, _ = forwarded("ClientRule")
     assert all(any(fnmatchcase(path, each) for each in patterns) for path in paths)

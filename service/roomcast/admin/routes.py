@@ -18,7 +18,6 @@ they may do is decided by the hooks below.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -26,7 +25,6 @@ from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
 
 import orjson
 import structlog
@@ -46,6 +44,7 @@ from roomcast.gateway.address import Addresses
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.body import body_of, media_type
 from roomcast.gateway.keys import NODE
+from roomcast.gateway.pages import is_on_this_machine, url_parts
 from roomcast.gateway.websocket import WebSocketGateway
 from roomcast.hooks import ConnectEvent, ConnectReply, PublishEvent, PublishReply
 from roomcast.hooks.calls import HookCalls, Hooks, refused
@@ -379,23 +378,11 @@ def _check_origin(request: web.Request) -> None:
     hosts = request.headers.getall("Host", ())
     site = request.headers.get("Sec-Fetch-Site", "same-origin").lower()
     if len(origins) == 1 and len(hosts) == 1 and site == "same-origin":
-        origin = _parts(origins[0])
+        origin = url_parts(origins[0])
         is_web = origin.scheme in ("http", "https")
         if is_web and hosts[0] and origin.netloc.lower() == hosts[0].lower():
             return
     raise web.HTTPForbidden(text="Only the operations page of this host may do that.\n")
-
-
-def _parts(url: str) -> SplitResult:
-    """The parts of `url`; all empty if it is malformed, or not ASCII as browsers write any name.
-
-    Letters of other alphabets would be normalized, in time that grows with the square of their
-    number.
-    """
-    try:
-        return urlsplit(url if url.isascii() else "")
-    except ValueError:
-        return urlsplit("")
 
 
 def _is_plain_loopback(request: web.Request) -> bool:
@@ -403,18 +390,7 @@ def _is_plain_loopback(request: web.Request) -> bool:
 
     Everywhere else the cookie is for HTTPS alone.
     """
-    headers = request.headers
-    if request.secure or "Forwarded" in headers or "X-Forwarded-For" in headers:
-        return False
-    host = _parts(f"//{headers.get('Host', '')}").hostname or ""
-    return _is_loopback(request.remote or "") and (host == "localhost" or _is_loopback(host))
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
+    return not request.secure and is_on_this_machine(request)
 
 
 async def _password(request: web.Request) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import ipaddress
 import json
 import time
 import unicodedata
@@ -17,7 +16,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
 
 from aiohttp import web
 
@@ -25,6 +23,7 @@ from roomcast.auth.claims import TokenError
 from roomcast.auth.verifier import TokenVerifier, sign_connection, sign_subscription
 from roomcast.config import ClientConfig
 from roomcast.gateway.body import BODY_S, media_type
+from roomcast.gateway.pages import is_on_this_machine, url_parts
 from roomcast.wire.capabilities import Capability
 from roomcast.wire.channels import ChannelOptions, ChannelRules, is_valid_name
 from roomcast.wire.publication import Json
@@ -244,54 +243,22 @@ def _first_channel(client: ClientConfig, channels: ChannelRules) -> str:
 def _refuse_strangers(request: web.Request) -> None:
     """Raises _NotAccepted unless a page of this very server, open on this machine, calls.
 
-    The peer's address alone does not suffice. The browser on this machine also runs other origins'
-    pages (`Origin`). A foreign name may resolve to this address (`Host`). A local proxy may forward
-    remote requests (`X-Forwarded-For`).
+    The browser on this machine also runs other origins' pages (`Origin`).
     """
     headers = request.headers
-    forwarded = "Forwarded" in headers or "X-Forwarded-For" in headers
-    # Not `request.host`: without the header it resolves this machine's name, which blocks the event
-    # loop.
-    named = headers.get("Host", "")
-    host = _parts(f"//{named}").hostname or ""
-    if (
-        forwarded
-        or not _is_loopback(request.remote or "")
-        or not (host == "localhost" or _is_loopback(host))
-    ):
+    if not is_on_this_machine(request):
         raise _NotAccepted(
             403,
             "Tokens are signed only for a page that is open on the server's own machine. Open it "
             "there as http://127.0.0.1 or http://localhost, or join as a guest.",
         )
-    origin = headers.get("Origin")
-    same_origin = origin is None or _parts(origin).netloc.lower() == named.lower()
+    origin, host = headers.get("Origin"), headers.get("Host", "")
+    same_origin = origin is None or url_parts(origin).netloc.lower() == host.lower()
     if not same_origin or headers.get("Sec-Fetch-Site", "same-origin") not in (
         "same-origin",
         "none",
     ):
         raise _NotAccepted(403, "Tokens are signed only for this server's own page.")
-
-
-def _parts(url: str) -> SplitResult:
-    """The parts of `url`, all empty if it is malformed, or not ASCII as browsers write any name.
-
-    Letters of other alphabets would be normalized, in time that grows with the square of their
-    number.
-    """
-    try:
-        return urlsplit(url if url.isascii() else "")
-    except ValueError:
-        return urlsplit("")
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return (mapped or parsed).is_loopback
 
 
 async def _body(request: web.Request, bytes_max: int) -> Json:
