@@ -25,7 +25,7 @@ __all__ = [
     "hash_text",
 ]
 
-# What a new password must have: a guess costs a tenth of a second of one core, offline too.
+# What a new password must have: a guess costs some 0.2 s of one core, offline too.
 PASSWORD_CHARS_MIN: Final = 12
 # No password is longer. It is hashed down to 32 bytes in any case.
 PASSWORD_BYTES_MAX: Final = 1024

@@ -604,15 +604,25 @@ async def test_of_one_connection_little_is_read_in_one_turn(
     assert max(sizes) <= 8 * 1024
 
 
+async def parsed_in_turns(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch, a_turn: int, count: int
+) -> tuple[list[Visitor], list[_Guest]]:
+    """`count` connections that have said nothing yet, from both sides.
+    Together, `a_turn` bytes of what they say are parsed in a turn.
+    """
+    door = doors.open()
+    monkeypatch.setattr(door, "parsing", Parsing(a_turn))
+    visitors = [await doors.visit() for _ in range(count)]
+    await until(lambda: len(door) == count)
+    await settled()
+    return visitors, list(door._guests)
+
+
 async def test_of_many_connections_few_bytes_are_parsed_in_one_turn(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight KiB of each, in chunks of one byte, held everybody up for 0.3 s."""
-    door = doors.open()
-    monkeypatch.setattr(door, "parsing", Parsing(1000))
-    visitors = [await doors.visit() for _ in range(8)]
-    await until(lambda: len(door) == 8)
-    await settled()
+    visitors, guests = await parsed_in_turns(doors, monkeypatch, 1000, 8)
     parse, turn = _Guest._parse, 0
     parsed: Counter[int] = Counter()
 
@@ -622,7 +632,6 @@ async def test_of_many_connections_few_bytes_are_parsed_in_one_turn(
 
     monkeypatch.setattr(_Guest, "_parse", counted)
     request = GET.replace(b"\r\n\r\n", b"\r\nX-Long: %b\r\n\r\n" % (b"x" * 1000))
-    guests = list(door._guests)
     for guest in guests:
         guest.data_received(request)
     assert [guest.wire.is_reading() for guest in guests if guest.wire] == [True] + [False] * 7
@@ -640,12 +649,7 @@ async def test_of_many_connections_few_bytes_are_parsed_in_one_turn(
 async def test_a_request_in_pieces_is_parsed_in_their_order(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    door = doors.open()
-    monkeypatch.setattr(door, "parsing", Parsing(10))
-    visitor = await doors.visit()
-    await until(lambda: len(door) == 1)
-    await settled()
-    [guest] = door._guests
+    [visitor], [guest] = await parsed_in_turns(doors, monkeypatch, 10, 1)
     body = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\n" + b"x" * 899
     for piece in (body[:500], body[500:700], body[700:], b"y" + GET):
         guest.data_received(piece)
@@ -658,16 +662,11 @@ async def test_a_request_in_pieces_is_parsed_in_their_order(
 async def test_what_waits_to_be_parsed_is_handed_over_behind_the_rest(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    door = doors.open()
-    monkeypatch.setattr(door, "parsing", Parsing(10))
-    visitor = await doors.visit()
-    await until(lambda: len(door) == 1)
-    await settled()
-    [guest] = door._guests
+    [visitor], [guest] = await parsed_in_turns(doors, monkeypatch, 10, 1)
     guest.data_received(handshake("/socket") + b"early")
     guest.data_received(b"and late" * 100)
-    await until(lambda: bool(door._streaming))
-    [wire] = door._streaming
+    await until(lambda: bool(guest._door._streaming))
+    [wire] = guest._door._streaming
     stream = wire.get_protocol()
     assert isinstance(stream, _Stream)
     visitor.writer.write(b", at last")
@@ -677,17 +676,12 @@ async def test_what_waits_to_be_parsed_is_handed_over_behind_the_rest(
 async def test_who_is_gone_while_it_waits_to_be_parsed_is_nobody(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    door = doors.open()
-    monkeypatch.setattr(door, "parsing", Parsing(10))
-    visitors = [await doors.visit() for _ in range(3)]
-    await until(lambda: len(door) == 3)
-    await settled()
-    guests = list(door._guests)
+    visitors, guests = await parsed_in_turns(doors, monkeypatch, 10, 3)
     for guest in guests:
         guest.data_received(GET + b"x" * 300)
     assert guests[1].wire is not None
     guests[1].wire.abort()
-    await until(lambda: len(door) < 3)
+    await until(lambda: len(guests[0]._door) < 3)
     heads = [asyncio.ensure_future(visitor.head()) for visitor in visitors]
     done, left = await asyncio.wait(heads, timeout=DEADLINE_S)
     assert not left
@@ -697,12 +691,7 @@ async def test_who_is_gone_while_it_waits_to_be_parsed_is_nobody(
 async def test_a_fault_while_one_is_parsed_keeps_nobody_waiting(
     doors: Doors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    door = doors.open()
-    monkeypatch.setattr(door, "parsing", Parsing(10))
-    visitors = [await doors.visit() for _ in range(3)]
-    await until(lambda: len(door) == 3)
-    await settled()
-    guests = list(door._guests)
+    visitors, guests = await parsed_in_turns(doors, monkeypatch, 10, 3)
     parse = _Guest._parse
 
     def failing(guest: _Guest, data: bytes) -> None:
