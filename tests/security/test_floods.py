@@ -19,10 +19,10 @@ from aiohttp import helpers
 from aiohttp.helpers import parse_content_type
 
 from roomcast.client import work as work_module
+from roomcast.gateway import body as body_module
 from roomcast.gateway import http as http_module
 from roomcast.gateway import reader as reader_module
 from roomcast.gateway import writer as writer_module
-from roomcast.gateway.api import server as api_module
 from roomcast.gateway.door import (
     AUTHORITY_CHARS_MAX,
     HEAD_BYTES_MAX,
@@ -308,7 +308,7 @@ async def test_who_asks_and_never_reads_the_answers_is_ended() -> None:
 async def test_a_body_that_comes_to_no_end_is_not_waited_for(
     attacked: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api_module, "BODY_S", 0.05)
+    monkeypatch.setattr(body_module, "BODY_S", 0.05)
     head = (
         f"POST /api/publish HTTP/1.1\r\nHost: a\r\nX-API-Key: {KEY}\r\n"
         "Content-Type: application/json\r\n"

@@ -42,6 +42,10 @@ class Pipe:
         *lines, self._begun = self._begun.split(b"\n")
         return lines
 
+    def wait(self) -> None:
+        """Until there is something to read: who looks all the time keeps the writer from writing."""
+        assert select.select([self._reading], [], [], DEADLINE_S)[0], "nothing came"
+
     def stop_reading(self) -> None:
         if self._reading >= 0:
             os.close(self._reading)
@@ -220,6 +224,7 @@ def test_a_line_that_is_longer_than_the_pipe_comes_as_it_is_read(pipe: Pipe) -> 
     lines.write(b"left out")
     found: list[bytes] = []
     while not found:
+        pipe.wait()
         found += pipe.read()
     lines.flush(DEADLINE_S)
     lines.write(b"z")

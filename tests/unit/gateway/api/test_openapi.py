@@ -37,8 +37,8 @@ SERVER: Final = Path(server.__file__).read_text(encoding="utf-8")
 # Statuses with which the server refuses; 404 is of no method.
 REFUSALS: Final = set(re.findall(r"_refusal\(\s*(\d+)", SERVER)) - {"200", "404"}
 PAGE: Final = Path(__file__).parents[4] / "docs" / "api.md"
-# Requests for each method, good and bad ones.
-EXAMPLES: Final = 60
+# Requests for each method, good and bad ones. Fewer where the profile says so.
+EXAMPLES: Final = min(60, settings().max_examples)
 
 
 # ---- what it says
