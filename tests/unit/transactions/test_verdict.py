@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -24,7 +23,7 @@ from tests.unit.transactions.tables import ClientError
         exceptions.IncompleteReadError(actual_bytes=1, expected_bytes=2),
         exceptions.SSLError(endpoint_url="a", error="b"),
         ResponseParserError("a"),
-        asyncio.TimeoutError(),
+        TimeoutError(),
         ConnectionResetError(),
         ClientError("InternalServerError", 500),
         ClientError("ServiceUnavailable", 503),
