@@ -109,6 +109,10 @@ ROOMS: Final[Mapping[str, Room]] = {
         "auth config observe rates wire",
         "orjson structlog",
     ),
+    "transactions": _room(
+        "what an application imports to publish in its own DynamoDB transaction",
+        "backoff log wire",
+    ),
     "node": _room(
         "one node put together, and its health",
         "auth client config delivery fleet hooks log observe ports presence rates wire __version__",
@@ -215,7 +219,7 @@ PURE: Final = frozenset(
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer",
         "delivery.shard_rules", "delivery.shards", "delivery.signals", "delivery.tail_checks", "dev.event_source", "ec2.rules", "ecs.rules", "fleet.badges", "fleet.drain_signals", "fleet.end_signals", "fleet.deployment", "fleet.inquiry_signals", "fleet.lease_record",
         "fleet.order_signals", "fleet.roster", "frozen", "fleet.node_info_signals", "node.isolation_rules", "observe.counters", "observe.emf",
-        "observe.redaction", "presence.lists", "rates", "reaper.rules", "serve.supervision", "setup.causes", "setup.readings", "setup.rules",
+        "observe.redaction", "presence.lists", "rates", "reaper.rules", "serve.supervision", "setup.causes", "setup.readings", "setup.rules", "transactions.conversation", "transactions.message", "transactions.verdict",
     }
 )  # fmt: skip
 

@@ -145,6 +145,11 @@ def test_the_probe_sees_what_is_loaded() -> None:
     assert "structlog" in loaded_by("import structlog")
 
 
+def test_an_application_that_publishes_in_transactions_needs_nothing_but_its_own_client() -> None:
+    loaded = loaded_by("import roomcast.transactions")
+    assert loaded.isdisjoint({*LAMBDA_REFUSES, "boto3", "botocore", "cryptography", "jwt"})
+
+
 @pytest.mark.parametrize("handler", ["stream_lambda.handler", "roomcast.reaper.handler"])
 def test_a_lambda_loads_nothing_that_its_zip_lacks(handler: str) -> None:
     assert loaded_by(f"import {handler}").isdisjoint(LAMBDA_REFUSES)

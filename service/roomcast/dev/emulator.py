@@ -102,7 +102,8 @@ def _correct_writes() -> None:
     that never existed, and its stream then stays empty.
     """
     writing = threading.RLock()
-    put_item, transact = DynamoDBBackend.put_item, DynamoDBBackend.transact_write_items
+    put_item, update_item = DynamoDBBackend.put_item, DynamoDBBackend.update_item
+    delete_item = DynamoDBBackend.delete_item
 
     def alone(write: Callable[..., Any]) -> Callable[..., Any]:
         def write_alone(self: DynamoDBBackend, *args: Any, **kwargs: Any) -> Any:
@@ -111,43 +112,59 @@ def _correct_writes() -> None:
 
         return write_alone
 
-    def transact_puts(self: DynamoDBBackend, transact_items: list[dict[str, Any]]) -> None:
+    def transact_checked(self: DynamoDBBackend, transact_items: list[dict[str, Any]]) -> None:
         with writing:
-            if any(list(item) != ["Put"] for item in transact_items):
-                transact(self, transact_items)
-                return
-            puts = [item["Put"] for item in transact_items]
-            reasons = [_reason_against(self, put) for put in puts]
+            reasons = [
+                _reason_against(self, kind, write)
+                for each in transact_items
+                for kind, write in each.items()
+            ]
             if any(code is not None for code, _, _ in reasons):
                 raise TransactionCanceledException(reasons)
-            for put in puts:
-                put_item(self, put["TableName"], put["Item"])
+            for each in transact_items:
+                for kind, write in each.items():
+                    carry_out(self, kind, write)
+
+    def carry_out(self: DynamoDBBackend, kind: str, write: dict[str, Any]) -> None:
+        table = write["TableName"]
+        if kind == "Put":
+            put_item(self, table, write["Item"])
+        elif kind == "Delete":
+            delete_item(self, table, write["Key"])
+        elif kind == "Update":
+            update_item(
+                self,
+                table,
+                write["Key"],
+                update_expression=write["UpdateExpression"],
+                expression_attribute_names=write.get("ExpressionAttributeNames") or {},
+                expression_attribute_values=write.get("ExpressionAttributeValues") or {},
+            )
 
     for name in ("put_item", "update_item", "delete_item"):
         setattr(DynamoDBBackend, name, alone(getattr(DynamoDBBackend, name)))
-    DynamoDBBackend.transact_write_items = transact_puts  # type: ignore[method-assign]  # as above
+    DynamoDBBackend.transact_write_items = transact_checked  # type: ignore[method-assign]  # as above
 
 
 def _reason_against(
-    backend: DynamoDBBackend, put: dict[str, Any]
+    backend: DynamoDBBackend, kind: str, write: dict[str, Any]
 ) -> tuple[str | None, str | None, Any]:
-    """Code, message and item of the reason to cancel a transaction with `put`.
+    """Code, message and item of the reason to cancel a transaction with a write of this kind.
 
     All three are None if its condition holds.
     """
-    table = backend.get_table(put["TableName"])
+    table = backend.get_table(write["TableName"])
     names = (table.hash_key_attr, table.range_key_attr)
-    current = backend.get_item(
-        put["TableName"], {name: put["Item"][name] for name in names if name}
-    )
+    place = write["Item"] if kind == "Put" else write["Key"]
+    current = backend.get_item(write["TableName"], {name: place[name] for name in names if name})
     condition = get_filter_expression(
-        put.get("ConditionExpression"),
-        put.get("ExpressionAttributeNames"),
-        put.get("ExpressionAttributeValues"),
+        write.get("ConditionExpression"),
+        write.get("ExpressionAttributeNames"),
+        write.get("ExpressionAttributeValues"),
     )
     if condition.expr(current):
         return None, None, None
-    tell = put.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD"
+    tell = write.get("ReturnValuesOnConditionCheckFailure") == "ALL_OLD"
     old_item = current.to_json()["Attributes"] if tell and current is not None else None
     return "ConditionalCheckFailed", "The conditional request failed", old_item
 
