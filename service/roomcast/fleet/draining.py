@@ -6,13 +6,13 @@ knows that the node heard it; and it may be given again, to hear how many connec
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sized
 from typing import Final
 
 import structlog
 
 from roomcast.delivery.envelope import Signal
+from roomcast.fleet.asking import Asking
 from roomcast.fleet.drain_signals import (
     Drains,
     MalformedDrain,
@@ -24,7 +24,7 @@ from roomcast.fleet.drain_signals import (
 from roomcast.fleet.lease_record import NODE_CHARS_MAX
 from roomcast.fleet.mailbox import Mailbox, NodeUnknown
 from roomcast.log.appender import Full
-from roomcast.ports import NewId, PortError, UnknownOutcome
+from roomcast.ports import NewId
 
 __all__ = ["ANSWERS_MAX", "ANSWER_S", "ASKED_MAX", "Draining"]
 
@@ -53,15 +53,12 @@ class Draining:
         """`lease`: the id of this node's present lease. `connections`: those of its clients. `end`
         has it drain and end; idempotent.
         """
-        self._mailbox = mailbox
+        self._asking = Asking[Drains](mailbox, ANSWER_S, ANSWERS_MAX, _not_answered)
         self._new_id = new_id
         self._lease = lease
         self._connections = connections
         self._end = end
         self._has_begun = False
-        # The orders that wait for their answer.
-        self._asked: dict[str, asyncio.Future[Drains]] = {}
-        self._answering: set[asyncio.Task[None]] = set()
 
     def is_here(self, node: str) -> bool:
         """Whether `node` is the id of this node's present lease."""
@@ -76,38 +73,27 @@ class Draining:
             return self._begin(node)
         if not node or len(node) > NODE_CHARS_MAX:
             raise NodeUnknown("no node has such an id")
-        if len(self._asked) >= ASKED_MAX:
+        if len(self._asking) >= ASKED_MAX:
             raise Full("too many orders to drain wait")
         signal = drain_signal(self._lease(), self._new_id(), node)
-        asked: asyncio.Future[Drains] = asyncio.get_running_loop().create_future()
-        self._asked[signal.id] = asked
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                await self._mailbox.send(node, signal, in_order=True)
-                return await asked
-        except TimeoutError as error:
-            raise UnknownOutcome(f"the node did not answer within {ANSWER_S:g} s") from error
-        finally:
-            del self._asked[signal.id]
+        return await self._asking.ask(node, signal, in_order=True)
 
     def heard(self, signal: Signal) -> None:
         """Take the order of another node, or its answer."""
         try:
             if signal.kind == "drains":
-                self._answered(*answer_of(signal))
+                self._asking.answered(*answer_of(signal))
             elif self.is_here(node_of(signal)):
                 answer = self._begin(signal.node)
-                if len(self._answering) < ANSWERS_MAX:
-                    answering = asyncio.create_task(self._answer(signal, answer), name="drains")
-                    self._answering.add(answering)
-                    answering.add_done_callback(self._answering.discard)
+                self._asking.answer(
+                    signal.node, answer_signal(self._lease(), self._new_id(), signal.id, answer)
+                )
         except MalformedDrain as error:
             _log.warning("drain_malformed", kind=signal.kind, reason=str(error))
 
     async def finish(self) -> None:
         """Wait until other nodes are answered. The caller bounds the time."""
-        while self._answering:
-            await asyncio.wait(self._answering)
+        await self._asking.finish()
 
     def _begin(self, by: str) -> Drains:
         connections = len(self._connections)
@@ -117,16 +103,6 @@ class Draining:
             self._end()
         return Drains(connections)
 
-    def _answered(self, asked: str, answer: Drains) -> None:
-        waiting = self._asked.get(asked)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(answer)
 
-    async def _answer(self, signal: Signal, answer: Drains) -> None:
-        answering = answer_signal(self._lease(), self._new_id(), signal.id, answer)
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                await self._mailbox.send(signal.node, answering)
-        except (TimeoutError, PortError) as error:
-            reason = str(error) or "not done in time"
-            _log.warning("drain_not_answered", to=signal.node, reason=reason)
+def _not_answered(node: str, reason: str) -> None:
+    _log.warning("drain_not_answered", to=node, reason=reason)

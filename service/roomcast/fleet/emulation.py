@@ -16,6 +16,7 @@ import structlog
 
 from roomcast.concurrency import Budget
 from roomcast.delivery.envelope import Signal
+from roomcast.fleet.asking import Asking
 from roomcast.fleet.emulation_signals import (
     FRAMES_BYTES_MAX,
     SESSION_CHARS_MAX,
@@ -149,19 +150,17 @@ class Emulation:
         self.sessions = sessions
         self.counters = EmulationCounters()
         self._mailbox = mailbox
+        self._asking = Asking[Answer](mailbox, ANSWER_S, ANSWERS_MAX, self._tell_not_answered)
         self._new_id = new_id
         self._lease = lease
         # By node and session, the requests that wait for the one under way.
         self._lanes: dict[tuple[str, str], deque[_Request]] = {}
-        # The signals that wait for their answer.
-        self._asked: dict[str, asyncio.Future[Answer]] = {}
         # Signals with commands that were sent so far.
         self._sent = 0
         self._carrying: set[asyncio.Task[None]] = set()
         # Signals with commands of other nodes that wait for a later turn.
         self._heard: deque[Signal] = deque()
         self._budget = Budget(HEARD_A_TURN, self._take_waiting)
-        self._answering: set[asyncio.Task[None]] = set()
         self._waiting_bytes = 0
         self._not_passed_on, self._not_answered = Seldom(_TOLD), Seldom(_TOLD)
         self._malformed = Seldom(_TOLD)
@@ -211,8 +210,7 @@ class Emulation:
 
     async def finish(self) -> None:
         """Wait until other nodes are answered. The caller bounds the time."""
-        while self._answering:
-            await asyncio.wait(self._answering)
+        await self._asking.finish()
 
     # ---- this node's clients' commands for other nodes' sessions
 
@@ -236,26 +234,19 @@ class Emulation:
 
     async def _ask(self, node: str, posted: Posted) -> Answer:
         signal = posted_signal(self._lease(), self._new_id(), posted)
-        asked: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._asked[signal.id] = asked
         began_s = _now_s()
         try:
-            async with asyncio.timeout(ANSWER_S):
-                await self._mailbox.send(node, signal)
-                answer = await asked
+            answer = await self._asking.ask(node, signal)
             self.counters.answer_s.add(_now_s() - began_s)
             return answer
         except NodeUnknown:
             return Answer(Outcome.UNKNOWN)
-        except (TimeoutError, PortError) as error:
-            reason = str(error) or "no answer in time"
+        except PortError as error:
             if (passed_over := self._not_passed_on.again(_now_s())) is not None:
                 _log.warning(
-                    "commands_not_passed_on", to=node, reason=reason, passed_over=passed_over
+                    "commands_not_passed_on", to=node, reason=str(error), passed_over=passed_over
                 )
             return Answer(Outcome.LOST)
-        finally:
-            del self._asked[signal.id]
 
     # ---- signals of other nodes
 
@@ -275,12 +266,14 @@ class Emulation:
     def _take_heard(self, signal: Signal) -> None:
         try:
             if signal.kind == "commands_taken":
-                self._answered(*answer_of(signal))
+                self._asking.answered(*answer_of(signal))
                 return
             self._budget.take()
             if (answer := self.sessions.take_from(signal.node, posted_of(signal))) is not None:
                 self.counters.for_others[answer.outcome.value] += 1
-                self._begin_answer(signal, answer)
+                self._asking.answer(
+                    signal.node, answer_signal(self._lease(), self._new_id(), signal.id, answer)
+                )
             else:
                 self.counters.for_others["repeated"] += 1
         except MalformedEmulationSignal as error:
@@ -293,31 +286,9 @@ class Emulation:
                     passed_over=passed_over,
                 )
 
-    def _answered(self, asked: str, answer: Answer) -> None:
-        waiting = self._asked.get(asked)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(answer)
-
-    def _begin_answer(self, signal: Signal, answer: Answer) -> None:
-        if len(self._answering) < ANSWERS_MAX:
-            answering = asyncio.create_task(self._answer(signal, answer), name="answer")
-            self._answering.add(answering)
-            answering.add_done_callback(self._answering.discard)
-
-    async def _answer(self, signal: Signal, answer: Answer) -> None:
-        answering = answer_signal(self._lease(), self._new_id(), signal.id, answer)
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                await self._mailbox.send(signal.node, answering)
-        except (TimeoutError, PortError) as error:
-            reason = str(error) or "not done in time"
-            if (passed_over := self._not_answered.again(_now_s())) is not None:
-                _log.warning(
-                    "commands_not_answered",
-                    to=signal.node,
-                    reason=reason,
-                    passed_over=passed_over,
-                )
+    def _tell_not_answered(self, node: str, reason: str) -> None:
+        if (passed_over := self._not_answered.again(_now_s())) is not None:
+            _log.warning("commands_not_answered", to=node, reason=reason, passed_over=passed_over)
 
 
 class _Request:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
@@ -12,47 +11,36 @@ import pytest
 from structlog.testing import capture_logs
 
 from roomcast.delivery.envelope import Signal
-from roomcast.fleet import draining as draining_module
 from roomcast.fleet.drain_signals import Drains, drain_signal
 from roomcast.fleet.draining import ASKED_MAX, Draining
-from roomcast.fleet.lease_record import NODE_CHARS_MAX, Lease
+from roomcast.fleet.lease_record import NODE_CHARS_MAX
 from roomcast.fleet.mailbox import NodeUnknown
 from roomcast.log.appender import Full
 from roomcast.ports import Rejected, UnknownOutcome
-from tests.unit.worlds import Fleet, LocalNode, settled, until
+from tests.unit.fleet.pairs import Pair, running
+from tests.unit.worlds import settled, until
 
 
-class World:
-    """Two nodes, a and b. `ended`: those that were told to end, in their order."""
+class World(Pair):
+    """`ended`: those that were told to end, in their order."""
 
     def __init__(self) -> None:
-        self.fleet = Fleet()
+        super().__init__()
         self.ended: list[str] = []
-        self.nodes: dict[str, LocalNode] = {name: self.fleet.node(name) for name in "ab"}
         for name, node in self.nodes.items():
             node.assembly.node.draining._end = partial(self.ended.append, name)
 
     def of(self, node: str) -> Draining:
         return self.nodes[node].assembly.node.draining
 
-    def live(self) -> None:
-        now = self.fleet.clock.now_ms()
-        for name, node in self.nodes.items():
-            queue = node.queue_names[-1]
-            self.fleet.world.leases[name] = Lease(name, queue, "live", now, now, now + 60_000)
-
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    world = World()
-    async with AsyncExitStack() as stack:
-        for node in world.nodes.values():
-            await stack.enter_async_context(node.running())
-        world.live()
+    async with running(World()) as world:
         yield world
         for node in world.nodes.values():
             await node.assembly.node.draining.finish()
-            assert not node.assembly.node.draining._asked
+            assert not len(node.assembly.node.draining._asking)
             await node.close()
 
 
@@ -81,11 +69,9 @@ async def test_a_node_that_there_is_not(world: World, node: str) -> None:
 
 
 async def test_a_node_that_does_not_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draining_module, "ANSWER_S", 0.01)
-    now = world.fleet.clock.now_ms()
-    silent = Lease("c", world.nodes["b"].queue_names[-1], "live", now, now, now + 60_000)
-    world.fleet.world.leases["c"] = silent
-    with pytest.raises(UnknownOutcome, match="did not answer within"):
+    monkeypatch.setattr(world.of("a")._asking, "_within_s", 0.01)
+    world.lease("c", world.nodes["b"].queue_names[-1])
+    with pytest.raises(UnknownOutcome, match="no answer within"):
         await world.of("a").drain("c")
     assert world.ended == [], "an order for another lease than its own is for nobody here"
 
@@ -94,7 +80,7 @@ async def test_a_queue_that_refuses(world: World, monkeypatch: pytest.MonkeyPatc
     async def refused(*_: object, **__: object) -> None:
         raise Rejected("sqs:SendMessage is denied")
 
-    monkeypatch.setattr(world.of("a")._mailbox, "send", refused)
+    monkeypatch.setattr(world.of("a")._asking._mailbox, "send", refused)
     with pytest.raises(Rejected, match="denied"):
         await world.of("a").drain("b")
 
@@ -105,7 +91,7 @@ async def test_an_answer_that_cannot_be_sent_is_told(
     async def refused(*_: object, **__: object) -> None:
         raise Rejected("sqs:SendMessage is denied")
 
-    monkeypatch.setattr(world.of("b")._mailbox, "send", refused)
+    monkeypatch.setattr(world.of("b")._asking._mailbox, "send", refused)
     with capture_logs() as logs:
         world.of("b").heard(drain_signal("a", "id", "b"))
         await world.of("b").finish()
@@ -120,7 +106,7 @@ async def test_orders_that_wait_are_bounded(world: World) -> None:
     # Its order waits for good: the node it is for hears nothing.
     held = world.fleet.traffic.hold("post")
     asked = [asyncio.create_task(world.of("a").drain("b")) for _ in range(ASKED_MAX)]
-    await until(lambda: len(world.of("a")._asked) == ASKED_MAX)
+    await until(lambda: len(world.of("a")._asking) == ASKED_MAX)
     with pytest.raises(Full):
         await world.of("a").drain("b")
     held.release()

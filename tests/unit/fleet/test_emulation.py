@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 
 import pytest
 from structlog.testing import capture_logs
@@ -25,9 +24,10 @@ from roomcast.fleet.emulation_signals import (
     Posted,
     posted_signal,
 )
-from roomcast.fleet.lease_record import NODE_CHARS_MAX, Lease
+from roomcast.fleet.lease_record import NODE_CHARS_MAX
 from roomcast.ports import UnknownOutcome
-from tests.unit.worlds import Fleet, LocalNode, settled, until
+from tests.unit.fleet.pairs import Pair, running
+from tests.unit.worlds import settled, until
 
 
 class Stream:
@@ -45,23 +45,16 @@ class Stream:
         return False
 
 
-class World:
-    """Two nodes. Node a has the session `s`."""
+class World(Pair):
+    """Node a has the session `s`."""
 
     def __init__(self) -> None:
-        self.fleet = Fleet()
-        self.nodes: dict[str, LocalNode] = {name: self.fleet.node(name) for name in "ab"}
+        super().__init__()
         self.stream = Stream()
         self.of("a").sessions.enter("s", self.stream)
 
     def of(self, node: str) -> Emulation:
         return self.nodes[node].assembly.node.emulation
-
-    def live(self) -> None:
-        now = self.fleet.clock.now_ms()
-        for name, node in self.nodes.items():
-            queue = node.queue_names[-1]
-            self.fleet.world.leases[name] = Lease(name, queue, "live", now, now, now + 60_000)
 
     @property
     def posts(self) -> int:
@@ -70,16 +63,12 @@ class World:
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    world = World()
-    async with AsyncExitStack() as stack:
-        for node in world.nodes.values():
-            await stack.enter_async_context(node.running())
-        world.live()
+    async with running(World()) as world:
         yield world
         for node in world.nodes.values():
             await node.assembly.node.emulation.finish()
             assert not node.assembly.node.emulation._lanes
-            assert not node.assembly.node.emulation._asked
+            assert not len(node.assembly.node.emulation._asking)
             assert not node.assembly.node.emulation._waiting_bytes
 
 
@@ -147,7 +136,7 @@ async def test_who_was_taken_is_not_told_otherwise(world: World) -> None:
 
 
 async def test_no_answer_in_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(emulation_module, "ANSWER_S", 0.01)
+    monkeypatch.setattr(world.of("b")._asking, "_within_s", 0.01)
     world.fleet.traffic.hold("post", "call")
     assert await world.of("b").take("a", "s", b"1") is Outcome.LOST
     assert world.stream.frames == []
@@ -346,7 +335,7 @@ async def test_answers_take_no_place_of_other_work(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Presence entries of clients that left would wait behind a flood for another node."""
-    monkeypatch.setattr(emulation_module, "ANSWERS_MAX", 100)
+    monkeypatch.setattr(world.of("a")._asking, "_answers_max", 100)
     held = world.fleet.traffic.hold("post", "call")
     for number in range(200):
         world.of("a").heard(posted_signal("b", f"x{number}", Posted("guessed", (b"1",), 1)))
@@ -359,7 +348,7 @@ async def test_answers_take_no_place_of_other_work(
     world.nodes["a"].assembly.background.start(other())
     await settled()
     assert done.is_set()
-    assert len(world.of("a")._answering) == 100
+    assert len(world.of("a")._asking._answering) == 100
     held.release()
 
 
