@@ -335,7 +335,6 @@ async def test_a_call_reads_the_history_by_time_where_history_is_allowed(
         return await client.ask("rpc", method="roomcast.history", data=data)
 
     assert await called(channel="room", limit=1) == 103
-    assert await called(channel="plain:room", limit=1) == 108
     assert await called(channel="no:where", limit=1) == 102
     assert await called(limit=1) == 107
     await client.subscribe("room")

@@ -65,7 +65,7 @@ async def test_what_of_the_history_is_wanted(
 
 async def test_a_part_of_the_history_by_time(caller: Caller) -> None:
     await filled(caller)
-    clock = caller.node.fleet.clock
+    clock = caller.node.clock
     clock.advance(60)
     since_ms = clock.now_ms()
     await caller.publish()
