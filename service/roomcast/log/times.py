@@ -1,4 +1,4 @@
-"""Finds where a time is in a channel's log: how many reads it takes, and what clocks may do.
+"""Finds where a time is in a channel's log, at a bounded number of reads.
 
 Offsets ascend with appends. The times of appends nearly do: an append is made after the one below
 it is in, but perhaps by another node, whose clock differs. Where a time is, is defined without
@@ -40,7 +40,7 @@ SCAN_READS_MAX: Final = 20
 
 @frozen
 class Times:
-    """What is asked for: appended at `since_ms` or later, and before `until_ms`. None = no bound."""
+    """What is asked for: from `since_ms` on, and before `until_ms`. None = no bound."""
 
     since_ms: int | None = None
     until_ms: int | None = None
@@ -70,9 +70,7 @@ class Look:
     items_max: int
 
 
-def offset_before(
-    hidden: int, top: int, at_ms: int
-) -> Generator[Look, Sequence[Span], int]:
+def offset_before(hidden: int, top: int, at_ms: int) -> Generator[Look, Sequence[Span], int]:
     """The last offset before the first one behind `hidden` whose append has the time `at_ms` or a
     later one; `top` if there is none.
 

@@ -168,7 +168,7 @@ def test_a_request_that_is_too_large(run: Run, served: Served) -> None:
     [
         (["publish", "news"], "the following arguments are required: JSON"),
         (["history", "news", "--limit", "0"], "--limit: must be a whole number from 1"),
-        (["history", "news", "--since", "-1"], "--since: must be a whole number from 0"),
+        (["history", "news", "--since", "-1"], "--since: must be an offset, or a time such as 90s"),
         (["tail", "news", "--url", "ftp://here"], "--url: must be an address such as"),
         (["history", "news", "--url", "http://user:pw@here"], "--url: must be an address such as"),
         (["history", "news", "--url", "http://a..b"], "--url: must be an address such as"),
