@@ -164,8 +164,8 @@ HISTORY: Final = Method(
         Parameter(
             "since_time",
             Whole(0, TIME_MAX),
-            "Only what is not before the first publication that was appended at this time or later (ms "
-            "since 1970).",
+            "Only what is not before the first publication that was appended at this time or later "
+            "(ms since 1970).",
         ),
         Parameter(
             "until_time",
