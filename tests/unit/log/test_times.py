@@ -114,6 +114,12 @@ def test_what_is_appended_later_moves_nothing() -> None:
     assert {Log(spans[:count]).before(at_ms) for count in range(500, 1001)} == {499}
 
 
+def test_in_a_quiet_channel_the_search_alone_finds_it() -> None:
+    log = Log([Span(n, n, START_MS + n * 60_000) for n in range(1, 1001)])
+    assert log.before(START_MS + 500 * 60_000) == 499
+    assert (log.searches, log.scans) == (10, 0)
+
+
 def test_the_reads_are_bounded_however_many_offsets_there_are() -> None:
     log = Log([Span(1, 2**53 - 2, 1), Span(2**53 - 1, 2**53 - 1, START_MS)])
     assert log.before(START_MS) == 2**53 - 2
