@@ -513,6 +513,14 @@ RESULTS: Final = [name for name in SCHEMA["Reply"] if name not in ("id", "error"
             POSITIONS,
         )
         | st.builds(
+            lambda number, pubs, found: encode_called_history(
+                number, [sent_of(pub, 0).line for pub in pubs], {"epoch": "e", **found}
+            ),
+            IDS,
+            st.lists(PUBLICATIONS, max_size=2),
+            st.dictionaries(st.sampled_from(["since_offset", "until_offset"]), IDS),
+        )
+        | st.builds(
             lambda number, pubs, at, flag: encode_reply(
                 number,
                 "subscribe",
@@ -566,6 +574,7 @@ def test_every_line_that_can_be_written_is_in_that_test() -> None:
     others = {"encode_stored", "encode_member", "encode_told"}
     assert written - others == {
         "disconnect_push",
+        "encode_called_history",
         "encode_error",
         "encode_lines_reply",
         "encode_presence_reply",
