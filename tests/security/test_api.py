@@ -55,6 +55,10 @@ BODIES: Final[list[tuple[str, dict[str, Any]]]] = [
         "history",
         {"channel": "room", "limit": 5, "reverse": True, "since": {"offset": 1, "epoch": "e"}},
     ),
+    (
+        "history",
+        {"channel": "room", "limit": 5, "since_time": 1700000000000, "until_time": 2**53 - 1},
+    ),
     ("history_remove", {"channel": "room"}),
     ("presence", {"channel": "room"}),
     ("presence_stats", {"channel": "room"}),

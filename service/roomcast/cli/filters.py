@@ -7,22 +7,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from roomcast.cli.arguments import COUNT_MAX, text
+from roomcast.cli.arguments import text
 
-__all__ = ["Filter", "Since", "field_value", "pattern", "since", "tag"]
-
-_SPAN: Final = re.compile(r"([0-9]{1,9})([smhd])")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-@dataclass(frozen=True, slots=True)
-class Since:
-    """From when on: behind `offset`, or so many `seconds` ago. One of both is given."""
-
-    offset: int | None = None
-    seconds: int | None = None
+__all__ = ["Filter", "field_value", "pattern", "tag"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +81,3 @@ def field_value(found: str) -> tuple[str, Any]:
         return path, json.loads(value)
     except (ValueError, RecursionError):
         return path, value
-
-
-def since(found: str) -> Since:
-    """The type of an offset, or of a time that is over such as 90s, 5m, 2h or 1d."""
-    if span := _SPAN.fullmatch(found):
-        return Since(seconds=int(span[1]) * _SECONDS[span[2]])
-    if found.isascii() and found.isdigit() and len(found) <= 16 and int(found) <= COUNT_MAX:
-        return Since(offset=int(found))
-    raise argparse.ArgumentTypeError(
-        f"must be an offset, or a time such as 90s, 5m, 2h or 1d; found {found!r}"
-    )

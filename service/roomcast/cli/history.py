@@ -5,24 +5,29 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from roomcast.cli.arguments import COUNT_MAX, Subparsers, add_command, add_server, text, whole
+from roomcast.cli.moments import Since, since, until
 from roomcast.cli.server_api import add_key, call, understood
 from roomcast.cli.terminal import has_colours, table
 from roomcast.observe.redaction import json_printable, printable
 
-__all__ = ["add", "cells"]
+__all__ = ["add", "bounds", "cells"]
 
 _EXAMPLES: Final = """\
 examples:
   roomcast history news
   roomcast history news --limit 5 --reverse
   roomcast history news --since 41 --json | jq .publications
+  roomcast history news --since 2h
+  roomcast history news --since 2026-11-29T10:00Z --until 2026-11-29T10:05Z
 
-Prints what the channel shows of its history, the oldest first. The key as for `roomcast publish`.
+Prints what the channel shows of its history, the oldest first, as much as the server gives at once;
+`roomcast export` gets all of it. The key as for `roomcast publish`.
 """
 
 
@@ -47,24 +52,31 @@ def add(commands: Subparsers) -> None:
     parser.add_argument("--reverse", action="store_true", help="the newest first")
     parser.add_argument(
         "--since",
-        type=whole(0, COUNT_MAX),
-        metavar="OFFSET",
-        help="begin next to this publication",
+        type=since,
+        metavar="WHEN",
+        help="begin next to this offset; or with what was appended since then: 2h (ago), "
+        "2026-11-29T10:00Z",
+    )
+    parser.add_argument(
+        "--until", type=until, metavar="WHEN", help="end before what was appended then or later"
     )
     parser.add_argument(
         "--epoch",
         type=text,
         default="",
         metavar="E",
-        help="that --since counts in (default: the present one)",
+        help="that an offset of --since counts in (default: the present one)",
     )
 
 
 def history(arguments: argparse.Namespace) -> int:
     """Prints publications. Raises ConfigError and Failed."""
-    params = {"channel": arguments.channel, "limit": arguments.limit, "reverse": arguments.reverse}
-    if arguments.since is not None:
-        params["since"] = {"offset": arguments.since, "epoch": arguments.epoch}
+    params = {
+        "channel": arguments.channel,
+        "limit": arguments.limit,
+        "reverse": arguments.reverse,
+        **bounds(arguments.since, arguments.until, arguments.epoch),
+    }
     result = call(arguments, "history", params)
     if arguments.json:
         text = json_printable(json.dumps(result, ensure_ascii=False, indent=2))
@@ -73,6 +85,22 @@ def history(arguments: argparse.Namespace) -> int:
             text = _text(result)
     print(text)
     return 0
+
+
+def bounds(since: Since | None, until: Since | None, epoch: str) -> dict[str, Any]:
+    """The parameters of the API's `history` for the publications between. `epoch`: of an offset."""
+    now_ms, params = _now_ms(), dict[str, Any]()
+    if since is not None and since.offset is not None:
+        params["since"] = {"offset": since.offset, "epoch": epoch}
+    elif since is not None:
+        params["since_time"] = since.time_ms(now_ms)
+    if until is not None:
+        params["until_time"] = until.time_ms(now_ms)
+    return params
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _text(result: Mapping[str, Any]) -> str:

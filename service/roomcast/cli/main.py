@@ -24,6 +24,7 @@ from roomcast.cli import (
     dev,
     doctor,
     drain,
+    export,
     genconfig,
     history,
     nodes,
@@ -31,6 +32,7 @@ from roomcast.cli import (
     provision,
     publish,
     reap,
+    replay,
     restore,
     serve,
     tail,
@@ -57,6 +59,7 @@ examples:
   roomcast drain NODE                          have one instance send its clients elsewhere, and end
   roomcast doctor                              is everything there that an instance needs?
   roomcast publish news '{"text":"hi"}'         publish from a shell; history and tail show it
+  roomcast export news --output news.jsonl     a channel's history as lines of JSON; replay reads it
   roomcast bench http://127.0.0.1:8000         load it, and see what its clients see
   roomcast cost --clients 5000 --rate 20       what such a fleet costs a month
   roomcast token --user ann                    a token for trying things out
@@ -65,9 +68,9 @@ examples:
 """
 # In the order of the help text.
 _COMMANDS: Final = (
-    dev, serve, provision, token, checktoken, publish, history, tail, bench, nodes, drain, reap,
-    restore, doctor, cost, genconfig, passwordhash, checkconfig, configdoc, defaultconfig,
-    completion,
+    dev, serve, provision, token, checktoken, publish, history, tail, export, replay, bench, nodes,
+    drain, reap, restore, doctor, cost, genconfig, passwordhash, checkconfig, configdoc,
+    defaultconfig, completion,
 )  # fmt: skip
 
 

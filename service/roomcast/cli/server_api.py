@@ -1,21 +1,36 @@
-"""Makes one call to a running server's HTTP API."""
+"""Calls a running server's HTTP API: once, or again while it fails in passing."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-from collections.abc import Iterator, Mapping
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
+from roomcast.backoff import FROM_HALF, Backoff
 from roomcast.cli.terminal import Failed
 from roomcast.config import load
 
 if TYPE_CHECKING:
     from roomcast.cli.post import Answer
 
-__all__ = ["CALL_TIMEOUT_S", "add_key", "call", "decoded", "understood"]
+__all__ = [
+    "CALL_TIMEOUT_S",
+    "TRIES_MAX",
+    "CallFailed",
+    "Calls",
+    "add_key",
+    "batch",
+    "call",
+    "decoded",
+    "error_of",
+    "find_key",
+    "understood",
+]
 
 # When DynamoDB does not answer, a publication may take a minute. After that its outcome is known.
 CALL_TIMEOUT_S: Final = 70.0
@@ -23,6 +38,57 @@ CALL_TIMEOUT_S: Final = 70.0
 _REASON_CHARS_MAX: Final = 200
 _OK: Final = 200
 _UNAUTHORIZED: Final = 401
+_SERVER_ERROR: Final = 500
+# Errors of the API that may pass: AWS failed, and too much waits.
+_PASSING: Final = (100, 111)
+# How often in a row something is tried that fails in passing. Together the pauses are some 40 s: as
+# long as an instance takes that another one replaces.
+TRIES_MAX: Final = 8
+_BACKOFF: Final = Backoff(0.5, 10.0, FROM_HALF)
+
+T = TypeVar("T")
+
+
+class CallFailed(Failed):
+    """A call failed. `code`: the error of the API, 0 = none. `may_pass`: it may go well later."""
+
+    def __init__(self, why: str, *, code: int = 0, may_pass: bool = False) -> None:
+        super().__init__(why)
+        self.code = code
+        self.may_pass = may_pass
+
+
+class Calls:
+    """Makes calls again that fail in passing, TRIES_MAX times in a row at most, with pauses.
+
+    Only for what may be done twice.
+    """
+
+    def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._sleep = sleep
+        self._failures = 0
+
+    def made(self, make: Callable[[], T]) -> T:
+        """The result of `make`. Raises CallFailed."""
+        while True:
+            try:
+                result = make()
+            except CallFailed as error:
+                self.failed(error)
+            else:
+                self._failures = 0
+                return result
+
+    def failed(self, error: CallFailed) -> None:
+        """Pauses, if it may be made again. Raises `error` otherwise."""
+        self._failures += 1
+        if not error.may_pass or self._failures >= TRIES_MAX:
+            raise error
+        self._sleep(_BACKOFF.pause_s(self._failures, random.random()))
+
+    def went_on(self) -> None:
+        """What is done went on: the next failure is the first one in a row."""
+        self._failures = 0
 
 
 def add_key(parser: argparse._ActionsContainer) -> None:
@@ -37,43 +103,70 @@ def _key(found: str) -> str:
     return found
 
 
+def find_key(arguments: argparse.Namespace) -> None:
+    """Gives `arguments` the configured key, unless one is given. For many calls. Raises
+    ConfigError.
+    """
+    if arguments.key is None:
+        arguments.key = load(arguments.config, os.environ).http_api.key
+
+
 def call(arguments: argparse.Namespace, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """The result of `method`.
 
-    Raises ConfigError, and Failed with the error of the server or of the connection.
+    Raises ConfigError, and CallFailed with the error of the server or of the connection.
     """
+    match _answered(arguments, method, params):
+        case {"result": dict(result)}:
+            return result
+        case answer:
+            raise error_of(answer, method) or CallFailed(_strange(arguments.url))
+
+
+def batch(arguments: argparse.Namespace, commands: Sequence[Any], **params: Any) -> list[Any]:
+    """The replies to a batch of `commands`, one for each. Raises as `call` does."""
+    match _answered(arguments, "batch", {"commands": commands, **params}):
+        case {"replies": list(replies)} if len(replies) == len(commands):
+            return replies
+        case answer:
+            raise error_of(answer, "batch") or CallFailed(_strange(arguments.url))
+
+
+def error_of(answer: Any, what: str) -> CallFailed | None:
+    """The error that `answer`, or a reply of a batch, tells. None = it tells none."""
+    match answer:
+        case {"error": {"code": int(code), "message": str(message)}}:
+            return CallFailed(f"{what}: {message} ({code})", code=code, may_pass=code in _PASSING)
+    return None
+
+
+def _answered(arguments: argparse.Namespace, method: str, params: Mapping[str, Any]) -> Any:
+    """The JSON value that the server answers with. Raises ConfigError and CallFailed."""
     from http.client import HTTPException
 
     from roomcast.cli.post import post
 
-    key = (
-        arguments.key
-        if arguments.key is not None
-        else load(arguments.config, os.environ).http_api.key
-    )
+    find_key(arguments)
     url = arguments.url.rstrip("/")
     headers = {"Content-Type": "application/json"}
-    if key:
+    if arguments.key:
         # The library takes texts for Latin-1, and the server for UTF-8.
-        headers["X-API-Key"] = key.encode().decode("latin-1")
+        headers["X-API-Key"] = arguments.key.encode().decode("latin-1")
     try:
         answer = post(f"{url}/api/{method}", headers, json.dumps(params).encode(), CALL_TIMEOUT_S)
     except TimeoutError as error:
-        raise Failed(f"{url}: no answer within {CALL_TIMEOUT_S:.0f} s") from error
+        why = f"{url}: no answer within {CALL_TIMEOUT_S:.0f} s"
+        raise CallFailed(why, may_pass=True) from error
     except (OSError, HTTPException) as error:
-        raise Failed(f"{url}: {_reason(error)}") from error
+        raise CallFailed(f"{url}: {_reason(error)}", may_pass=True) from error
     if answer.status != _OK:
-        raise Failed(_refused(answer, url))
-    match _document(answer.body):
-        case None:
-            raise Failed(
-                f"{url}/api/{method} answers with what is no JSON: is it a roomcast server?"
-            )
-        case {"result": dict(result)}:
-            return result
-        case {"error": {"code": int(code), "message": str(message)}}:
-            raise Failed(f"{method}: {message} ({code})")
-    raise Failed(_strange(url))
+        raise CallFailed(_refused(answer, url), may_pass=answer.status >= _SERVER_ERROR)
+    document = _document(answer.body)
+    if document is None:
+        raise CallFailed(
+            f"{url}/api/{method} answers with what is no JSON: is it a roomcast server?"
+        )
+    return document
 
 
 @contextmanager

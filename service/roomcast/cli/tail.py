@@ -24,8 +24,9 @@ from roomcast.cli.arguments import (
     text,
     whole,
 )
-from roomcast.cli.filters import Filter, Since, field_value, pattern, since, tag
+from roomcast.cli.filters import Filter, field_value, pattern, tag
 from roomcast.cli.history import cells
+from roomcast.cli.moments import Since, since
 from roomcast.cli.server_api import decoded, understood
 from roomcast.cli.terminal import Failed
 from roomcast.observe.redaction import json_printable, printable, without_passwords
@@ -45,8 +46,8 @@ examples:
 
 Shows what is published from now on, one line each: offset, time, user, data; with --json as an
 object. Of several channels each line begins with the channel's name (in JSON: channel).
-With --since it begins with what is in the history since then: behind an offset, or of the last 90s,
-5m, 2h, 1d. That needs the right to read the history.
+With --since it begins with what is in the history since then: behind an offset, of the last 90s,
+5m, 2h, 1d, or from a time on such as 2026-11-29T10:00Z. That needs the right to read the history.
 What is shown passes all of --grep, --tag, --where and --user.
 When the server goes away it connects again. Where it may recover (force_recovery, allow_recovery,
 or the right to read the history) nothing is left out then; else a line on stderr says so. Ctrl-C
@@ -375,8 +376,7 @@ def _page(watched: _Tail, channel: _Channel, result: Mapping[str, Any]) -> Mappi
 def _is_since(since: Since, publication: Mapping[str, Any]) -> bool:
     if since.offset is not None:
         return bool(publication["offset"] > since.offset)
-    assert since.seconds is not None, "it is one of both"
-    return bool(publication.get("time", 0) / 1000 >= _now_s() - since.seconds)
+    return bool(publication.get("time", 0) >= since.time_ms(int(_now_s() * 1000)))
 
 
 def _now_s() -> float:

@@ -12,10 +12,15 @@ from roomcast.client.peer import Peer
 from roomcast.client.services import ANSWER_LIMIT_S, Services
 from roomcast.delivery.forms import Payload, whole
 from roomcast.log.history import WrongEpoch, read_history
+from roomcast.log.times import Times
 from roomcast.ports import PortError
 from roomcast.presence.ports import TooManyMembers
 from roomcast.wire.codes import Error
-from roomcast.wire.encoding import encode_lines_reply, encode_presence_reply
+from roomcast.wire.encoding import (
+    encode_called_history,
+    encode_lines_reply,
+    encode_presence_reply,
+)
 
 __all__ = ["PRESENCE_LIMIT_S", "READS_UNDER_WAY_MAX", "Reading"]
 
@@ -68,6 +73,7 @@ class Reading:
                     since=request.since,
                     limit=most if request.limit < 0 else min(request.limit, most),
                     reverse=request.reverse,
+                    times=Times(request.since_ms, request.until_ms),
                 )
                 # Those that were read at the same time are not answered in the same turn.
                 await self._services.replies.wait()
@@ -78,6 +84,12 @@ class Reading:
             self._peer.fail(effect.id, Error.INTERNAL)
         else:
             end = {"epoch": history.position.epoch, "offset": history.position.offset}
+            if request.rpc:
+                told = {**end, **history.found()}
+                self._peer.reply_line(
+                    effect.id, encode_called_history(effect.id, history.lines, told)
+                )
+                return
             payload = Payload.BYTES if self._peer.socket.is_binary else Payload.VALUE
             lines = [whole(sent, payload) for sent in history.sent]
             self._peer.reply_line(effect.id, encode_lines_reply(effect.id, "history", lines, end))

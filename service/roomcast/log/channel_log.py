@@ -33,6 +33,7 @@ from roomcast.log.rules import (
     next_head,
     renewal_due,
 )
+from roomcast.log.times import Look, Span
 from roomcast.ports import Clock, Contended, NewId, PortError, Rejected, Throttled, UnknownOutcome
 from roomcast.wire.publication import (
     MalformedPublication,
@@ -535,6 +536,26 @@ class ChannelLog:
         if not page.items or page.items[0].offset > offset or page.items[0].epoch != epoch:
             return None
         return record_of(page.items[0])
+
+    async def spans(self, channel: str, epoch: str, look: Look) -> list[Span]:
+        """The items of `epoch` that `look` asks for; what they hold is not decoded.
+
+        Raises PortError.
+        """
+        if look.items_max == 1:
+            # One query, where reading forward takes two.
+            read = partial(self._table.read_backward, channel, look.offset, 1)
+        else:
+            read = partial(self._table.read_forward, channel, look.offset, look.items_max)
+        run: list[Span] = []
+        following = look.offset
+        for item in (await self._retried(read)).items:
+            is_next = item.offset == following if run else item.offset <= following <= item.last
+            if item.epoch != epoch or not is_next:
+                break
+            run.append(Span(item.offset, item.last, item.ts))
+            following = item.last + 1
+        return run
 
     async def head(self, channel: str) -> Head | None:
         """The channel's head, which tells what was trimmed. Raises PortError."""

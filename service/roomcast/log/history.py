@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 from roomcast.log.channel_log import ITEMS_A_PAGE, ChannelLog
+from roomcast.log.times import ALWAYS, SCAN_READS_MAX, SEARCH_READS_MAX, Times, offset_before
 from roomcast.ports import Clock
 from roomcast.wire.channels import ChannelOptions
 from roomcast.wire.encoding import Sent, Unencodable, sent_of
@@ -30,6 +31,8 @@ _READ_BYTES_MAX: Final = 3 * REPLY_BYTES_MAX
 # one item a step.
 _READS_MAX: Final = 20
 _SEEKS_MAX: Final = 3
+# What the search for a time reads at most.
+_LOOKS_MAX: Final = SEARCH_READS_MAX + SCAN_READS_MAX + 1
 
 
 class WrongEpoch(Exception):
@@ -43,15 +46,25 @@ class History:
     `sent`: publications as clients get them, in the requested order.
 
     `position`: the channel's top.
+
+    `since_offset`, `until_offset`: the last offset before each of the two times that were asked
+    for; None = it was not.
     """
 
     sent: tuple[Sent, ...]
     position: StreamPosition
+    since_offset: int | None = None
+    until_offset: int | None = None
 
     @property
     def lines(self) -> tuple[bytes, ...]:
         """The publications as lines of JSON."""
         return tuple(each.line for each in self.sent)
+
+    def found(self) -> dict[str, int]:
+        """The offsets that were found by times, as an answer names them."""
+        named = (("since_offset", self.since_offset), ("until_offset", self.until_offset))
+        return {name: offset for name, offset in named if offset is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +86,13 @@ async def read_history(
     since: StreamPosition | None,
     limit: int,
     reverse: bool,
+    times: Times = ALWAYS,
 ) -> History:
     """Read up to `limit` publications.
 
     They begin next to `since` (exclusive). Without it, they begin with the oldest, or in `reverse`
-    with the newest.
+    with the newest. With `times`, they are those of a part of the history (see
+    service/roomcast/log/times.py); to find it takes some reads more.
 
     Raises WrongEpoch, PortError.
     """
@@ -85,12 +100,16 @@ async def read_history(
     position = resolved.tail.position
     if since is not None and since.epoch and since.epoch != position.epoch:
         raise WrongEpoch
-    if limit == 0 or position.offset == 0:
-        return History((), position)
-    hidden = max(head.trim if head else 0, position.offset - options.history_size)
+    hidden = max(head.trim if head else 0, position.offset - options.history_size, 0)
     cutoff_ts = clock.now_ms() - options.history_ttl_s * 1000
+    after = await _before(log, channel, position, hidden, cutoff_ts, times.since_ms)
+    until = await _before(log, channel, position, hidden, cutoff_ts, times.until_ms)
+    top = position.offset if until is None else until
+    hidden = hidden if after is None else max(hidden, after)
+    if limit == 0 or hidden >= top:
+        return History((), position, after, until)
     if reverse:
-        end = min(since.offset - 1 if since else position.offset, position.offset)
+        end = min(since.offset - 1 if since else top, top)
         records = await log.forms_before(
             _encoded, channel, position.epoch, end, limit, _READ_BYTES_MAX
         )
@@ -100,8 +119,32 @@ async def read_history(
         found = shown.sent[-limit:][::-1]
     else:
         start = max(since.offset if since else 0, hidden) + 1
-        found = await _forward(log, channel, position, start, limit, cutoff_ts)
-    return History(tuple(_bounded(found)), position)
+        end_position = StreamPosition(position.epoch, top)
+        found = await _forward(log, channel, end_position, start, limit, cutoff_ts)
+    return History(tuple(_bounded(found)), position, after, until)
+
+
+async def _before(
+    log: ChannelLog,
+    channel: str,
+    position: StreamPosition,
+    hidden: int,
+    cutoff_ts: int,
+    at_ms: int | None,
+) -> int | None:
+    """The last offset before `at_ms`, of those that are shown or the one before them; None = there
+    is no such bound. Raises PortError.
+    """
+    if at_ms is None:
+        return None
+    search = offset_before(hidden, position.offset, max(at_ms, cutoff_ts))
+    try:
+        look = next(search)
+        for _ in range(_LOOKS_MAX):
+            look = search.send(await log.spans(channel, position.epoch, look))
+    except StopIteration as found:
+        return int(found.value)
+    raise AssertionError("a search that does not end")
 
 
 async def _forward(

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import orjson
 
 from roomcast.frozen import frozen
 from roomcast.wire.keys import is_valid_key
-from roomcast.wire.publication import Json, StreamPosition
+from roomcast.wire.publication import TIME_MAX, Json, StreamPosition
 from roomcast.wire.shapes import (
     COUNT,
     FLAG,
@@ -25,12 +25,14 @@ from roomcast.wire.shapes import (
     TEXT,
     checked,
     member_or_null,
+    whole,
 )
 
 __all__ = [
     "COMMANDS_MAX",
     "CONNECT_FRAMES",
     "DATA_AND_TEXT_BYTES_MAX",
+    "HISTORY_METHOD",
     "ID_MAX",
     "JSON_FRAMES",
     "LINE_END",
@@ -68,9 +70,10 @@ __all__ = [
 LINE_END: Final = b"\n"
 # Commands in one frame: SDKs send a connect and all their subscriptions (128 at most) in one.
 COMMANDS_MAX: Final = 1024
-# The server's only RPC method of its own: the protocol's `publish` has no field for an idempotency
-# key.
+# The server's RPC methods of its own: the protocol's `publish` has no field for an idempotency key,
+# and its `history` none for a time.
 PUBLISH_METHOD: Final = "roomcast.publish"
+HISTORY_METHOD: Final = "roomcast.history"
 # Command ids have 32 bits.
 ID_MAX: Final = 2**32 - 1
 
@@ -174,12 +177,19 @@ class PresenceStatsRequest:
 
 @frozen
 class HistoryRequest:
-    """`limit` 0 = the position only, negative = all up to the cap. `since` is exclusive."""
+    """`limit` 0 = the position only, negative = all up to the cap. `since` is exclusive.
+
+    `rpc`: it is a call of HISTORY_METHOD. Only these have a `since_ms` and `until_ms` (appended at
+    that time or later, and before; None = no bound).
+    """
 
     channel: str
     limit: int = 0
     since: StreamPosition | None = None
     reverse: bool = False
+    rpc: bool = False
+    since_ms: int | None = None
+    until_ms: int | None = None
 
 
 @frozen
@@ -450,6 +460,8 @@ def _recoveries(params: dict[str, Any]) -> dict[str, StreamPosition]:
     }
 
 
+# Of the history's bounds, in ms since 1970.
+_TIME: Final = whole(0, TIME_MAX)
 # Bits of SubscribeRequest.flag.
 _COMPACTION: Final = 1
 _REJECT_UNRECOVERED: Final = 2
@@ -479,7 +491,7 @@ def _publish(params: dict[str, Any]) -> Request:
     return PublishRequest(_text(params, "channel"), params["data"], _count(params, "type"))
 
 
-def _history(params: dict[str, Any]) -> Request:
+def _history(params: dict[str, Any]) -> HistoryRequest:
     since = params.get("since")
     if since is not None:
         since = checked(since, "since", OBJECT, _BadField)
@@ -491,8 +503,25 @@ def _history(params: dict[str, Any]) -> Request:
     return HistoryRequest(_text(params, "channel"), limit, since, reverse)
 
 
+def _history_by_time(data: Json) -> Request:
+    if not isinstance(data, dict):
+        raise _BadField("no channel to read")
+    request = _history(data)
+    if not request.channel:
+        raise _BadField("no channel to read")
+    since_ms, until_ms = _time(data, "since_time"), _time(data, "until_time")
+    return replace(request, rpc=True, since_ms=since_ms, until_ms=until_ms)
+
+
+def _time(params: dict[str, Any], name: str) -> int | None:
+    value = params.get(name)
+    return None if value is None else checked(value, name, _TIME, _BadField)
+
+
 def _rpc(params: dict[str, Any]) -> Request:
     method, data = _text(params, "method"), params.get("data")
+    if method == HISTORY_METHOD:
+        return _history_by_time(data)
     if method != PUBLISH_METHOD:
         return RpcRequest(method, data)
     if not isinstance(data, dict) or "data" not in data:

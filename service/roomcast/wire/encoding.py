@@ -24,6 +24,7 @@ __all__ = [
     "bare_pushes",
     "disconnect_push",
     "dumps",
+    "encode_called_history",
     "encode_error",
     "encode_lines_reply",
     "encode_member",
@@ -154,6 +155,14 @@ def encode_lines_reply(
     """A reply whose result always contains `publications`, the lines of Sent."""
     lines = [orjson.Fragment(line) for line in publications]
     return orjson.dumps({"id": command_id, method: {"publications": lines, **result}})
+
+
+def encode_called_history(
+    command_id: int, publications: Sequence[bytes], result: Mapping[str, Json]
+) -> bytes:
+    """The same as the reply to a call, whose data is JSON in both encodings."""
+    lines = [orjson.Fragment(line) for line in publications]
+    return orjson.dumps({"id": command_id, "rpc": {"data": {"publications": lines, **result}}})
 
 
 def encode_member(info: ClientInfo) -> bytes:

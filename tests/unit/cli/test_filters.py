@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from roomcast.cli.filters import Filter, Since, field_value, pattern, since, tag
+from roomcast.cli.filters import Filter, field_value, pattern, tag
 
 PAID: Final[dict[str, Any]] = {
     "data": {"status": "paid", "items": [{"id": 7}], "gift": True, "note": "für Ann"},
@@ -79,27 +79,8 @@ def test_patterns_are_looked_for_in_the_json_that_is_shown(
 
 
 @pytest.mark.parametrize(
-    "found, expected",
-    [
-        ("41", Since(offset=41)),
-        ("0", Since(offset=0)),
-        ("90s", Since(seconds=90)),
-        ("5m", Since(seconds=300)),
-        ("2h", Since(seconds=7200)),
-        ("1d", Since(seconds=86_400)),
-    ],
-)
-def test_since(found: str, expected: Since) -> None:
-    assert since(found) == expected
-
-
-@pytest.mark.parametrize(
     "kind, found",
     [
-        (since, "yesterday"),
-        (since, "-1"),
-        (since, "5w"),
-        (since, "٣"),
         (tag, "shop"),
         (tag, "=7"),
         (field_value, "status"),

@@ -75,6 +75,24 @@ def test_a_key_of_any_letters(capsys: pytest.CaptureFixture[str]) -> None:
         served.close()
 
 
+def test_a_part_of_the_history_by_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node's clock stands still, at 2023-11-14T22:13:20Z."""
+    monkeypatch.setattr("roomcast.cli.history._now_ms", lambda: 1_700_000_000_000 + 3600_000)
+    for number in range(1, 4):
+        assert run("publish", "timed", str(number))[0] == 0
+
+    def offsets(*arguments: str) -> list[int]:
+        history = json.loads(run("history", "timed", "--json", *arguments)[1])
+        return [publication["offset"] for publication in history["publications"]]
+
+    at = "2023-11-14T22:13:20"
+    assert offsets("--since", "2h") == offsets("--since=-1h") == [1, 2, 3]
+    assert offsets("--since", f"{at}Z") == offsets("--until", f"{at}.001Z") == [1, 2, 3]
+    assert offsets("--since", f"{at}.001Z") == offsets("--until", f"{at}Z") == []
+    assert offsets("--since", "1", "--until", "59m", "--reverse", "--limit", "1") == []
+    assert offsets("--since", "3", "--until", "59m", "--reverse", "--limit", "1") == [2]
+
+
 def test_a_part_of_the_history(run: Run) -> None:
     for number in range(1, 5):
         assert run("publish", "part", str(number))[0] == 0
@@ -168,7 +186,7 @@ def test_a_request_that_is_too_large(run: Run, served: Served) -> None:
     [
         (["publish", "news"], "the following arguments are required: JSON"),
         (["history", "news", "--limit", "0"], "--limit: must be a whole number from 1"),
-        (["history", "news", "--since", "-1"], "--since: must be a whole number from 0"),
+        (["history", "news", "--since", "-1"], "--since: must be an offset, or a time such as 90s"),
         (["tail", "news", "--url", "ftp://here"], "--url: must be an address such as"),
         (["history", "news", "--url", "http://user:pw@here"], "--url: must be an address such as"),
         (["history", "news", "--url", "http://a..b"], "--url: must be an address such as"),

@@ -326,6 +326,30 @@ async def test_a_subscription_token_for_one_connection_is_for_that_one(
     assert closed_with(other) is Disconnect.INVALID_TOKEN
 
 
+async def test_a_call_reads_the_history_by_time_where_history_is_allowed(
+    fleet: Fleet, secure: LocalNode
+) -> None:
+    client = await secure.client(token=connection_token(fleet))
+
+    async def called(**data: Any) -> Any:
+        return await client.ask("rpc", method="roomcast.history", data=data)
+
+    assert await called(channel="room", limit=1) == 103
+    assert await called(channel="no:where", limit=1) == 102
+    assert await called(limit=1) == 107
+    await client.subscribe("room")
+    await client.publish("room", 1)
+    fleet.clock.advance(30)
+    since_ms = fleet.clock.now_ms()
+    await client.publish("room", 2)
+    found = (await called(channel="room", limit=-1, since_time=since_ms))["data"]
+    assert [each["data"] for each in found["publications"]] == [2]
+    assert (found["offset"], found["since_offset"]) == (2, 1)
+    assert found["publications"][0]["info"]["user"] == "ann"
+    found = (await called(channel="room", limit=-1, until_time=since_ms))["data"]
+    assert ([each["data"] for each in found["publications"]], found["until_offset"]) == ([1], 1)
+
+
 async def test_what_a_client_may_do_depends_on_the_channel(fleet: Fleet, secure: LocalNode) -> None:
     client = await secure.client(token=connection_token(fleet))
     assert await client.publish("room", 1) == 103

@@ -16,6 +16,7 @@ from roomcast.log.channel_log import ITEMS_A_PAGE, Appended, ChannelLog, decode_
 from roomcast.log.history import REPLY_BYTES_MAX, History, WrongEpoch, read_history
 from roomcast.log.item import Head
 from roomcast.log.rules import MIN_RETENTION_MS, Pending
+from roomcast.log.times import ALWAYS, CLOCKS_DIFFER_MS, Times
 from roomcast.ports import PortError, Throttled
 from roomcast.wire.channels import ChannelOptions
 from roomcast.wire.publication import StreamPosition
@@ -47,12 +48,20 @@ class Room:
         reverse: bool = False,
         options: ChannelOptions = OPTIONS,
         log: ChannelLog | None = None,
+        times: Times = ALWAYS,
     ) -> History:
         log = log or self.log
         if isinstance(since, int):
             since = StreamPosition((await log.resolve(CHANNEL)).tail.epoch, since)
         return await read_history(
-            log, self.fleet.clock, CHANNEL, options, since=since, limit=limit, reverse=reverse
+            log,
+            self.fleet.clock,
+            CHANNEL,
+            options,
+            since=since,
+            limit=limit,
+            reverse=reverse,
+            times=times,
         )
 
     async def offsets(self, **request: Any) -> list[int]:
@@ -296,3 +305,79 @@ async def test_a_log_that_does_not_answer_is_told(ten: Room) -> None:
 
     with pytest.raises(PortError):
         await ten.read(log=log_over(ten.fleet.world, ten.fleet.clock, node="b", random=slow))
+
+
+@pytest.fixture
+async def hour(room: Room) -> Room:
+    """Sixty items of two publications, one a minute; the first has time 0 of `at`."""
+    for minute in range(60):
+        await room.append(2 * minute, 2 * minute + 1)
+        room.fleet.clock.advance(60)
+    return room
+
+
+HOURS: Final = ChannelOptions(history_size=1000, history_ttl_s=86_400)
+
+
+def at(room: Room, minute: float) -> int:
+    """The time of the item of that minute, of the hour that is over."""
+    return room.fleet.clock.now_ms() - int((60 - minute) * 60_000)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+async def test_a_part_by_time(hour: Room, reverse: bool) -> None:
+    async def part(first: float | None, end: float | None, /, **request: Any) -> list[int]:
+        times = Times(
+            None if first is None else at(hour, first), None if end is None else at(hour, end)
+        )
+        found = await hour.offsets(
+            times=times, options=HOURS, limit=500, reverse=reverse, **request
+        )
+        return sorted(found)
+
+    assert await part(10, 12) == [21, 22, 23, 24]
+    assert await part(9.5, 11.5) == [21, 22, 23, 24]
+    assert await part(None, 1) == [1, 2]
+    assert await part(59, None) == [119, 120]
+    assert await part(12, 12) == await part(12, 10) == []
+    assert await part(61, None) == await part(None, -1) == []
+    assert await part(-1, 61) == list(range(1, 121))
+    if reverse:
+        assert await part(10, 12, since=23) == [21, 22]
+    else:
+        assert await part(10, 12, since=22) == [23, 24]
+        assert await part(10, 12, since=1) == [21, 22, 23, 24]
+
+
+async def test_times_are_told_as_offsets_at_few_reads(hour: Room) -> None:
+    reads = hour.fleet.traffic.reads
+    history = await hour.read(limit=0, options=HOURS, times=Times(at(hour, 10), at(hour, 12)))
+    assert (history.lines, history.position.offset) == ((), 120)
+    assert history.found() == {"since_offset": 20, "until_offset": 24}
+    assert hour.fleet.traffic.reads - reads <= 2 + 2 * 9
+    assert (await hour.read(limit=0)).found() == {}
+    assert (await Room().read(times=Times(1, 2))).found() == {"since_offset": 0, "until_offset": 0}
+
+
+async def test_what_is_hidden_is_hidden_by_time_as_well(hour: Room) -> None:
+    times = Times(at(hour, 0), None)
+    short = ChannelOptions(history_size=3, history_ttl_s=86_400)
+    assert await hour.offsets(times=times, options=short) == [118, 119, 120]
+    old = ChannelOptions(history_size=1000, history_ttl_s=150)
+    assert await hour.offsets(times=times, options=old) == [117, 118, 119, 120]
+    await hour.log.remove_history(CHANNEL)
+    history = await hour.read(times=times, options=HOURS)
+    assert (history.lines, history.found()) == ((), {"since_offset": 120})
+
+
+async def test_of_writers_whose_clocks_differ_nothing_is_left_out(room: Room) -> None:
+    behind = Fleet()
+    other = log_over(room.fleet.world, behind.clock, node="b")
+    behind.clock.advance(-CLOCKS_DIFFER_MS / 1000)
+    for number in range(20):
+        await room.append(number, log=room.log if number % 2 else other)
+        for clock in (room.fleet.clock, behind.clock):
+            clock.advance(0.1)
+    ts = room.fleet.clock.now_ms() - 1000
+    # The twelfth was the first that was appended then: offset 11 of the other clock is "older".
+    assert (await room.offsets(times=Times(ts, None)))[0] == 12

@@ -29,11 +29,13 @@ from roomcast.wire.codes import Disconnect, Error, Unsubscribe
 from roomcast.wire.commands import (
     COMMANDS_MAX,
     DATA_AND_TEXT_BYTES_MAX,
+    HISTORY_METHOD,
     LINE_END,
     PUBLISH_METHOD,
     Bounds,
     Command,
     ConnectRequest,
+    HistoryRequest,
     InvalidRequest,
     OversizedRequest,
     PingRequest,
@@ -49,6 +51,7 @@ from roomcast.wire.commands import (
 from roomcast.wire.encoding import (
     PING,
     disconnect_push,
+    encode_called_history,
     encode_error,
     encode_lines_reply,
     encode_member,
@@ -367,6 +370,20 @@ def test_a_publish_with_a_key() -> None:
     assert decoded.request == RpcPublishRequest("c", 1, "k")
 
 
+def test_history_by_a_call_is_json_in_its_data() -> None:
+    call = {"channel": "c", "limit": 2, "since_time": 7}
+    decoded = decode({"id": 1, "rpc": {"method": HISTORY_METHOD, "data": call}})
+    assert decoded.request == HistoryRequest("c", 2, rpc=True, since_ms=7)
+    told = {"epoch": "e", "offset": 1, "since_offset": 0}
+    line = encode_called_history(3, [b'{"data":{"a":1},"offset":1}'], told)
+    [reply] = read_messages(encode_messages(line))
+    assert reply["id"] == 3
+    assert reply["rpc"]["data"] == {
+        "publications": [{"data": {"a": 1}, "offset": 1}],
+        **told,
+    }
+
+
 def test_what_is_too_large_is_not_decoded_but_for_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = command({"id": 300, "publish": {"channel": "c", "data": b'"%b"' % (b"x" * 1000)}})
     size = len(encoded) - 2
@@ -496,6 +513,14 @@ RESULTS: Final = [name for name in SCHEMA["Reply"] if name not in ("id", "error"
             POSITIONS,
         )
         | st.builds(
+            lambda number, pubs, found: encode_called_history(
+                number, [sent_of(pub, 0).line for pub in pubs], {"epoch": "e", **found}
+            ),
+            IDS,
+            st.lists(PUBLICATIONS, max_size=2),
+            st.dictionaries(st.sampled_from(["since_offset", "until_offset"]), IDS),
+        )
+        | st.builds(
             lambda number, pubs, at, flag: encode_reply(
                 number,
                 "subscribe",
@@ -549,6 +574,7 @@ def test_every_line_that_can_be_written_is_in_that_test() -> None:
     others = {"encode_stored", "encode_member", "encode_told"}
     assert written - others == {
         "disconnect_push",
+        "encode_called_history",
         "encode_error",
         "encode_lines_reply",
         "encode_presence_reply",

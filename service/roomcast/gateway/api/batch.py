@@ -55,6 +55,13 @@ BATCH_FIELDS: Final = (
     Parameter(
         "parallel", FLAG, "Carry them out at once, and not one after the other.", default=False
     ),
+    Parameter(
+        "stop_at_error",
+        FLAG,
+        "Begin none after one that failed: those get error 111, and did not happen. Not with "
+        "`parallel`.",
+        default=False,
+    ),
 )
 
 
@@ -70,7 +77,15 @@ class Batch:
         Raises Refusal.
         """
         asked = read(BATCH_FIELDS, params)
-        run = Run(call, self._chosen, lambda method: method.name, parallel=asked["parallel"])
+        if asked["parallel"] and asked["stop_at_error"]:
+            raise bad_field("stop_at_error", "must be false with parallel: all begin at once")
+        run = Run(
+            call,
+            self._chosen,
+            lambda method: method.name,
+            parallel=asked["parallel"],
+            stop_at_error=asked["stop_at_error"],
+        )
         replies = await run.replies(asked["commands"])
         return {"replies": [orjson.Fragment(reply) for reply in replies]}
 
@@ -91,6 +106,8 @@ class Run:
     raises Refusal. `under`: the field of a reply that holds the result. `parallel`: all of them at
     once. Otherwise each begins when the one before is done, or as if it did: publications that
     follow each other in one channel are handed over together, and so share their appends.
+    `stop_at_error`: none begins after one that failed. Of publications that were handed over
+    together, the later ones may be in the log nonetheless, if an append of the earlier ones failed.
     """
 
     def __init__(
@@ -100,11 +117,14 @@ class Run:
         under: Callable[[Method], str],
         *,
         parallel: bool = False,
+        stop_at_error: bool = False,
     ) -> None:
         self._call = call
         self._chosen = chosen
         self._under = under
         self._parallel = parallel
+        self._stop_at_error = stop_at_error
+        self._has_failed = False
         self._under_way = UnderWay(call.turns, BATCH_AT_ONCE if parallel else BATCH_COMMANDS_MAX)
         # Of those that are no publications.
         self._places = asyncio.Semaphore(BATCH_OTHERS_AT_ONCE)
@@ -136,11 +156,13 @@ class Run:
     async def _begin(self, index: int, command: Json) -> None:
         """Begins a command, or carries it out. Raises Refusal when it did not begin."""
         self._demand_room()
+        self._demand_success()
         method, params = self._chosen(command, f"commands[{index}]")
         asked = read(method.fields, params)
         if self._begun and not self._may_join(method, asked):
             await self._answer_begun()
             self._demand_room()
+            self._demand_success()
         if method.begin is not None:
             begun = method.begin(self._call, asked)
             if begun.future is None:
@@ -198,6 +220,10 @@ class Run:
         if self._room <= 0:
             raise Refusal(Error.LIMIT_EXCEEDED, "the replies of the batch are too large")
 
+    def _demand_success(self) -> None:
+        if self._has_failed and self._stop_at_error:
+            raise Refusal(Error.TOO_MANY_REQUESTS, "not begun: a command before it failed")
+
     async def _answer_begun(self) -> None:
         """Waits for all commands that were begun."""
         begun, self._begun, self._begun_bytes = self._begun, {}, 0
@@ -214,6 +240,7 @@ class Run:
             self._refuse(index, refused)
 
     def _refuse(self, index: int, refused: Refusal) -> None:
+        self._has_failed = True
         self._reply(index, {"error": wire(refused.error, refused.why)})
 
     def _reply(self, index: int, reply: Mapping[str, Json]) -> None:

@@ -24,11 +24,12 @@ from roomcast.gateway.api.fields import (
 from roomcast.gateway.api.methods import CALLER, ApiCall, Method, Params, known
 from roomcast.gateway.api.refusals import Refusal, bad_field
 from roomcast.log.history import WrongEpoch, read_history
+from roomcast.log.times import Times
 from roomcast.ports import PortError
 from roomcast.presence.ports import TooManyMembers
 from roomcast.wire.channels import CHANNEL_BYTES_MAX, ChannelOptions
 from roomcast.wire.codes import Error
-from roomcast.wire.publication import Json, StreamPosition
+from roomcast.wire.publication import TIME_MAX, Json, StreamPosition
 
 __all__ = ["CHANNELS", "HISTORY", "HISTORY_REMOVE", "PRESENCE", "PRESENCE_STATS"]
 
@@ -45,6 +46,7 @@ async def _history(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     since = None if said is None else StreamPosition(said["epoch"], said["offset"])
     if reverse and since is not None and since.offset == 0:
         raise bad_field("since.offset", "must be above 0 with reverse: nothing is before it")
+    times = Times(asked["since_time"], asked["until_time"])
     try:
         async with services.histories.of(CALLER):
             history = await read_history(
@@ -55,6 +57,7 @@ async def _history(call: ApiCall, asked: Params) -> Mapping[str, Json]:
                 since=since,
                 limit=most if asked["limit"] < 0 else min(asked["limit"], most),
                 reverse=reverse,
+                times=times,
             )
     except WrongEpoch:
         raise Refusal(Error.UNRECOVERABLE_POSITION) from None
@@ -64,6 +67,7 @@ async def _history(call: ApiCall, asked: Params) -> Mapping[str, Json]:
         "publications": [orjson.Fragment(line) for line in history.lines],
         "epoch": history.position.epoch,
         "offset": history.position.offset,
+        **history.found(),
     }
 
 
@@ -157,6 +161,18 @@ HISTORY: Final = Method(
             "newest.",
         ),
         Parameter("reverse", FLAG, "From the newest to the oldest.", default=False),
+        Parameter(
+            "since_time",
+            Whole(0, TIME_MAX),
+            "Only what is not before the first publication that was appended at this time or later "
+            "(ms since 1970).",
+        ),
+        Parameter(
+            "until_time",
+            Whole(0, TIME_MAX),
+            "Only what is before the first publication that was appended at this time or later (ms "
+            "since 1970).",
+        ),
     ),
     {
         "type": "object",
@@ -168,6 +184,8 @@ HISTORY: Final = Method(
             },
             "epoch": {"type": "string"},
             "offset": {"type": "integer", "minimum": 0, "description": "The newest, shown or not."},
+            "since_offset": {**_COUNT, "description": "The last one before `since_time`."},
+            "until_offset": {**_COUNT, "description": "The last one before `until_time`."},
         },
     },
     _history,

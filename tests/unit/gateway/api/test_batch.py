@@ -258,3 +258,20 @@ async def test_a_batch_is_bounded_in_bytes(caller: Caller) -> None:
     body = b'{"commands":[]}'.ljust(BATCH_BODY_BYTES_MAX)
     assert (await caller.post(data=BytesIO(body), to="batch", headers=headers))[0] == 200
     assert (await caller.post(data=BytesIO(body + b" "), to="batch", headers=headers))[0] == 413
+
+
+async def test_nothing_begins_behind_what_failed(caller: Caller) -> None:
+    not_begun = "too many requests: not begun: a command before it failed"
+    wrong = {"publish": {"channel": "lobby"}}
+    for first in (publish(1), {"history": {"channel": "lobby"}}):
+        replies = await batch(
+            caller, first, wrong, publish(2), {"info": {}}, publish(3), stop_at_error=True
+        )
+        codes = [reply.get("error", {}).get("code") for reply in replies]
+        assert codes == [None, 107, 111, 111, 111]
+        assert replies[2]["error"]["message"] == not_begun
+    history = await caller.result("history", channel="lobby", limit=-1)
+    assert [each["data"] for each in history["publications"]] == [1]
+    told = await caller.ask("batch", commands=[publish(1)], parallel=True, stop_at_error=True)
+    assert told["error"]["code"] == 107
+    assert "stop_at_error" in told["error"]["message"]

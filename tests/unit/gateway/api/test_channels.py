@@ -63,6 +63,22 @@ async def test_what_of_the_history_is_wanted(
     assert (offsets(history), history["offset"]) == (expected, 3)
 
 
+async def test_a_part_of_the_history_by_time(caller: Caller) -> None:
+    await filled(caller)
+    clock = caller.node.clock
+    clock.advance(60)
+    since_ms = clock.now_ms()
+    await caller.publish()
+    asked = {"channel": CHANNEL, "limit": -1}
+    after = await caller.result("history", since_time=since_ms, **asked)
+    assert (offsets(after), after["offset"], after["since_offset"]) == ([4], 4, 3)
+    assert "until_offset" not in after
+    before = await caller.result("history", until_time=since_ms, reverse=True, **asked)
+    assert (offsets(before), before["offset"], before["until_offset"]) == ([3, 2, 1], 4, 3)
+    both = await caller.result("history", since_time=0, until_time=2**53 - 1, **asked)
+    assert (offsets(both), both["since_offset"], both["until_offset"]) == ([1, 2, 3, 4], 0, 4)
+
+
 async def test_an_answer_is_bounded_as_a_clients_is(serve: Serve) -> None:
     caller = await serve(history_max_publication_limit=2)
     await filled(caller)
@@ -88,6 +104,14 @@ async def test_an_answer_is_bounded_as_a_clients_is(serve: Serve) -> None:
         (
             {"channel": CHANNEL, "limit": 1, "reverse": True, "since": {}},
             (107, "bad request: since.offset must be above 0 with reverse: nothing is before it"),
+        ),
+        (
+            {"channel": CHANNEL, "limit": 1, "until_time": -1},
+            (107, "bad request: until_time must be a whole number from 0 to 9007199254740991"),
+        ),
+        (
+            {"channel": CHANNEL, "limit": 1, "since_time": 1.5},
+            (107, "bad request: since_time must be a whole number from 0 to 9007199254740991"),
         ),
         (
             {"channel": CHANNEL, "limit": 1, "since": {"epoch": "another"}},
