@@ -40,7 +40,13 @@ DEPLOY: Final = Path(__file__).parent
 TEMPLATES: Final = {"data": "data.yaml", "fleet": "template.yaml"}
 # Parameters of text with commas, which both forms take as lists.
 LISTS: Final = frozenset(
-    {"LoadBalancerCidrs", "PrivateRouteTableIds", "PrivateSubnetIds", "PublicSubnetIds"}
+    {
+        "ConsumerQueueArns",
+        "LoadBalancerCidrs",
+        "PrivateRouteTableIds",
+        "PrivateSubnetIds",
+        "PublicSubnetIds",
+    }
 )
 _BOOLEANS: Final = ["true", "false"]
 _WRITTEN: Final = "Written by deploy/forms.py from deploy/{}; do not edit."

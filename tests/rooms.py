@@ -89,6 +89,11 @@ ROOMS: Final[Mapping[str, Room]] = {
         "client concurrency delivery fleet frozen log node observe ports presence rates wire auth __version__",
         "aiohttp orjson structlog",
     ),
+    "consumers": _room(
+        "what back ends put into queues of SQS, carried out as the server API does",
+        "backoff concurrency config gateway log node observe ports rates wire",
+        "orjson structlog",
+    ),
     "presence": _room("who is in a channel", "concurrency fleet ports rates wire", "structlog"),
     "fleet": _room(
         "what nodes know of each other: lease, roster, orders, what they hold",
@@ -125,13 +130,13 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "serve": _room(
         "one process: from its configuration to a node over AWS, its start and its end",
-        "admin auth aws backoff concurrency config delivery dev ec2 ecs fleet gateway hooks node observe ports rates reaper system wire "
+        "admin auth aws backoff concurrency config consumers delivery dev ec2 ecs fleet gateway hooks node observe ports rates reaper system wire "
         "__version__",
         "aiohttp structlog",
     ),
     "aws": _room(
         "the ports over AWS, one file each",
-        "account backoff concurrency delivery fleet log observe ports presence setup wire",
+        "account backoff concurrency consumers delivery fleet log observe ports presence setup wire",
         "aioboto3 aiobotocore botocore structlog",
     ),
     "ec2": _room("the life cycle of an Auto Scaling group; optional", "backoff ports", "structlog"),
@@ -170,7 +175,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "testing": _room(
         "in-memory twins of the ports, also for tests of applications",
-        "aws delivery fleet log ports presence wire",
+        "aws consumers delivery fleet log ports presence wire",
     ),
     "stream_lambda": _room(
         "④ the Lambda behind the table's stream", "delivery log", "boto3 botocore", environment=True
@@ -213,7 +218,7 @@ MODULES: Final[Mapping[str, Room]] = {
 # Data in, data out: no clock, chance, environment, log, I/O or await.
 PURE: Final = frozenset(
     {
-        "wire", "account.readings", "account.rules", "admin.passwords", "admin.sessions", "auth.claims", "auth.summary", "backoff", "bench.advice", "bench.chart", "bench.commands", "bench.histogram", "bench.ledger", "bench.plan", "bench.report", "client.closings", "client.effects", "client.permissions", "client.session", "cost", "config.channel_options", "config.checks", "config.declaration",
+        "wire", "account.readings", "account.rules", "admin.passwords", "admin.sessions", "auth.claims", "auth.summary", "backoff", "bench.advice", "bench.chart", "bench.commands", "bench.histogram", "bench.ledger", "bench.plan", "bench.report", "client.closings", "client.effects", "client.permissions", "client.session", "cost", "config.channel_options", "config.checks", "config.consumer_options", "consumers.messages", "consumers.rules", "config.declaration",
         "config.messages", "config.options", "config.rendering", "hooks.api",
         "hooks.events", "log.contention", "log.idempotency", "log.item", "log.rules", "log.times", "delivery.allowance", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil", "delivery.gap_wait",
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer",

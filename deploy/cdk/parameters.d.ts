@@ -309,6 +309,12 @@ export interface FleetParameters {
   readonly targetCpuPercent?: number;
 
   /**
+   * Queues of SQS, in this region, that nodes receive from as consumers (docs/consumers.md); ARNs with commas between them. Empty: none.
+   * @default []
+   */
+  readonly consumerQueueArns?: string[];
+
+  /**
    * Key of KMS that encrypts queues, logs and what was given up on, with the policy that deploy/README.md has. The same for deploy/data.yaml. Empty: AWS's own keys.
    * @default ""
    */

@@ -19,6 +19,7 @@ _PARTITION: Final = "aws"
 # Operations whose permission has another name; those of one item have theirs.
 _PERMISSIONS: Final = {
     "sns:PublishBatch": "sns:Publish",
+    "sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
     "sqs:DeleteMessageBatch": "sqs:DeleteMessage",
 }
 _TRANSACTED: Final = {"Put": "PutItem", "Delete": "DeleteItem", "Update": "UpdateItem"}

@@ -152,8 +152,14 @@ def statements(name: str, resource: Mapping[str, Any]) -> list[Statement]:
             raw.get("Condition", {}),
         )
         for document in documents
-        for raw in document["Statement"]
+        for raw in map(_if_any, document["Statement"])
     ]
+
+
+def _if_any(statement: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A statement that is there only under a condition, as if it were there."""
+    wanted: Mapping[str, Any] = statement.get("Fn::If", (None, statement))[1]
+    return wanted
 
 
 def _list(value: Any) -> list[Any]:

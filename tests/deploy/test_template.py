@@ -420,6 +420,7 @@ NOT_OURS: Final = frozenset(
 )
 # Operations whose permission has another name; None = those of its parts.
 OTHERWISE: Final = {
+    "change_message_visibility_batch": "sqs:ChangeMessageVisibility",
     "delete_message_batch": "sqs:DeleteMessage",
     "publish_batch": "sns:Publish",
     "transact_write_items": None,
@@ -543,6 +544,31 @@ def test_queues_are_made_and_reaped_only_with_our_tags() -> None:
         wanted = {f"{key}/{APP_TAG}": APP, f"{key}/{TOPIC_TAG}": imported("TopicArn")}
         assert by_sid[sid].condition == {"StringEquals": wanted}
         assert {name.partition("/")[2] for name in wanted} <= tags.keys()
+
+
+def test_queues_of_consumers_are_used_only_where_they_are_named() -> None:
+    arns = (
+        "arn:aws:sqs:eu-central-1:123456789012:orders,arn:aws:sqs:eu-central-1:123456789012:a.fifo"
+    )
+    assert re.fullmatch(PARAMETERS["ConsumerQueueArns"]["AllowedPattern"], arns)
+    assert not re.fullmatch(PARAMETERS["ConsumerQueueArns"]["AllowedPattern"], f"{arns},*")
+    named = ({"Fn::Split": [",", {"Ref": "ConsumerQueueArns"}]},)
+    for owner in ("InstanceRole", "TaskRole", "SqsEndpoint"):
+        (consume,) = (each for each in role(owner) if each.sid == "Consume")
+        assert consume.resources == named
+        assert set(consume.actions) == {
+            "sqs:ChangeMessageVisibility",
+            "sqs:DeleteMessage",
+            "sqs:GetQueueAttributes",
+            "sqs:ReceiveMessage",
+        }
+    for stack, expected in (
+        (evaluated(TEMPLATE, "chat"), False),
+        (evaluated(TEMPLATE, "chat", ConsumerQueueArns=arns), True),
+    ):
+        assert (
+            "arn:aws:sqs:eu-central-1:123456789012:orders" in str(stack.properties("InstanceRole"))
+        ) is expected
 
 
 def test_only_our_queues_are_subscribed() -> None:

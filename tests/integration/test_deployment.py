@@ -481,6 +481,7 @@ def everything_else(cloud: Cloud, data: Stack) -> dict[str, str]:
         "DomainName": "chat.example.com",
         "HostedZoneId": zone["HostedZone"]["Id"].rpartition("/")[2],
         "RedirectHttp": "true",
+        "ConsumerQueueArns": f"arn:aws:sqs:{REGION}:{ACCOUNT}:a,arn:aws:sqs:{REGION}:{ACCOUNT}:b",
         "AccessLogBucket": "access-logs",
         "InstanceType": "c7i.xlarge",
         "ImageId": newest_image(cloud, "x86_64"),

@@ -19,7 +19,7 @@ from roomcast.account.rules import Finding
 from roomcast.auth.verifier import HMAC_KEY_BYTES_MIN
 from roomcast.aws.schema import channels_table, idempotency_table, table_schemas
 from roomcast.aws.setup import AwsSetup, read_setup
-from roomcast.config import Config, load
+from roomcast.config import AwsSqsConfig, Config, ConsumerConfig, load
 from roomcast.delivery.canary_rules import canary_item
 from roomcast.fleet.lease_record import Lease
 from roomcast.log.item import LogItem
@@ -203,6 +203,24 @@ async def test_another_region(world: World, aws: Aws) -> None:
         world.reader = reader
         wrong = await world.wrong()
     assert (f"set-up of {CHANNELS}", "failed") in wrong
+
+
+async def test_a_consumers_queue_without_dead_letters(world: World, later: ExitStack) -> None:
+    sqs = world.client("sqs")
+    dead, url = (sqs.create_queue(QueueName=name)["QueueUrl"] for name in ("work-dead", "work"))
+    for each in (dead, url):
+        later.callback(sqs.delete_queue, QueueUrl=each)
+    queues = AwsSqsConfig(queues=(url,))
+    consumer = ConsumerConfig("work", enabled=True, type="aws_sqs", aws_sqs=queues)
+    world.config = replace(world.config, consumers=(consumer,))
+    assert await world.wrong() == [("consumer work", "warning")]
+    # What it says to do, with the names that there are.
+    told = (await world.found())["consumer work"].ask.split("'")[1]
+    sqs.set_queue_attributes(QueueUrl=url, Attributes=json.loads(told))
+    assert await world.wrong() == []
+    gone = replace(queues, queues=(f"{url}-gone",))
+    world.config = replace(world.config, consumers=(replace(consumer, aws_sqs=gone),))
+    assert await world.wrong() == [("consumer work", "failed")]
 
 
 async def test_a_topic_of_another_stack(world: World) -> None:

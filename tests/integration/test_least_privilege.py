@@ -41,6 +41,9 @@ PREFIX: Final = f"{STACK}_"
 SHARDS: Final = 4
 LAUNCH: Final = "roomcast-launch"
 TERMINATE: Final = "roomcast-terminate"
+# A queue of back ends.
+WORK: Final = "work"
+WORK_ARN: Final = f"arn:aws:sqs:{REGION}:{ACCOUNT}:{WORK}"
 COMMAND_S: Final = 60
 FIXTURES: Final = ROOT / "tests"
 RESOURCES: Final[Mapping[str, Any]] = load()["Resources"]
@@ -76,6 +79,15 @@ force_push_join_leave = true
 name = "plain"
 """
 
+CONSUMER: Final = f"""
+[[consumers]]
+name = "work"
+enabled = true
+type = "aws_sqs"
+[consumers.aws_sqs]
+queues = ["https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{WORK}"]
+"""
+
 pytestmark = [pytest.mark.fleet, pytest.mark.timeout(180)]
 
 
@@ -108,7 +120,7 @@ def documents(role: str, topic: str) -> list[Mapping[str, Any]]:
     )
     evaluation = Evaluation(
         load(),
-        {"QueuePrefix": "", "DataStack": "data"} | shards,
+        {"QueuePrefix": "", "DataStack": "data", "ConsumerQueueArns": WORK_ARN} | shards,
         pseudo,
         (),
         lambda name: name,
@@ -121,7 +133,7 @@ def documents(role: str, topic: str) -> list[Mapping[str, Any]]:
             "Statement": {
                 "Effect": each.effect,
                 "Action": action,
-                "Resource": evaluation.value(resource),
+                "Resource": named,
                 "Condition": evaluation.value(each.condition),
             },
         }
@@ -129,7 +141,12 @@ def documents(role: str, topic: str) -> list[Mapping[str, Any]]:
         if (role, each.sid) not in NOT_OURS
         for action in each.actions
         for resource in each.resources
+        for named in _all(evaluation.value(resource))
     ]
+
+
+def _all(resources: Any) -> list[Any]:
+    return resources if isinstance(resources, list) else [resources]
 
 
 def refused(role: str, calls: Sequence[Call], topic: str) -> set[str]:
@@ -192,7 +209,7 @@ async def site(aws: Aws) -> AsyncIterator[Site]:
 def node_config(aws: Aws, metadata: str) -> Path:
     return aws.config(
         "least",
-        f"{CONFIG}\n[node]\ndrain_s = 0\nheartbeat_s = 0.5\nlifecycle_poll_s = 0.1\n"
+        f"{CONFIG}\n{CONSUMER}\n[node]\ndrain_s = 0\nheartbeat_s = 0.5\nlifecycle_poll_s = 0.1\n"
         f'imds_endpoint = "{metadata}"\n',
         # From the environment.
         endpoint_url="",
@@ -256,6 +273,20 @@ async def post_for_another(aws: Aws, session: aiohttp.ClientSession, url: str) -
         table.delete_item(TableName=nodes_table(PREFIX), Key={"node": other["node"]})
 
 
+async def consumed(aws: Aws) -> None:
+    """Have a node take a message out of the queue of back ends."""
+    sqs, body = aws.client("sqs"), {"method": "publish", "payload": {"channel": "room", "data": 1}}
+    url = sqs.get_queue_url(QueueName=WORK)["QueueUrl"]
+    sqs.send_message(QueueUrl=url, MessageBody=json.dumps(body))
+    names = [f"ApproximateNumberOfMessages{end}" for end in ("", "NotVisible")]
+    async with asyncio.timeout(COMMAND_S):
+        while True:
+            found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+            if not any(map(int, found.values())):
+                return
+            await asyncio.sleep(0.05)
+
+
 async def test_an_instance_may_do_what_a_node_does_and_nothing_else(aws: Aws) -> None:
     topic = aws.made.topic_arn
     async with site(aws) as at:
@@ -264,6 +295,7 @@ async def test_an_instance_may_do_what_a_node_does_and_nothing_else(aws: Aws) ->
         # A start whose CreateQueue is not answered: it asks whether there is a queue,
         # to delete it, and makes another.
         at.calls.lost["CreateQueue"] = ATTEMPTS_MAX
+        aws.client("sqs").create_queue(QueueName=WORK)
         process = Process(config, "--port", "0", environ=at.environ())
         try:
             await asyncio.to_thread(process.ready)
@@ -272,13 +304,16 @@ async def test_an_instance_may_do_what_a_node_does_and_nothing_else(aws: Aws) ->
                 response = await session.ws_connect(f"{process.url}/connection/websocket")
                 await work(WebSocket(response))
                 await post_for_another(aws, session, process.url)
+                await consumed(aws)
                 at.ec2.terminate(machine)
                 assert await asyncio.to_thread(process.ended) == 0, process.log
         finally:
             await asyncio.to_thread(process.close)
         assert machine.ends == ["CONTINUE", "CONTINUE"]
         assert refused("InstanceRole", at.all_calls, topic) == set()
-        assert unused("InstanceRole", at.all_calls, topic) == set()
+        # Only of messages that may succeed another time: tests/unit/consumers.
+        left = f"Consume: sqs:ChangeMessageVisibility on {WORK_ARN}"
+        assert unused("InstanceRole", at.all_calls, topic) == {left}
 
 
 async def test_the_stream_lambda_may_publish_and_nothing_else(aws: Aws) -> None:

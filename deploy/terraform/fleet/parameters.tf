@@ -46,6 +46,7 @@ locals {
     DesiredInstances        = tostring(var.desired_instances)
     TargetConnections       = tostring(var.target_connections)
     TargetCpuPercent        = tostring(var.target_cpu_percent)
+    ConsumerQueueArns       = join(",", var.consumer_queue_arns)
     KmsKeyArn               = var.kms_key_arn
     DeletionProtection      = tostring(var.deletion_protection)
     ReserveReaper           = tostring(var.reserve_reaper)

@@ -515,6 +515,18 @@ variable "target_cpu_percent" {
   }
 }
 
+variable "consumer_queue_arns" {
+  type        = list(string)
+  description = "Queues of SQS, in this region, that nodes receive from as consumers (docs/consumers.md); ARNs with commas between them. Empty: none."
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^(?:|arn:[a-z-]+:sqs:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,80}(\\.fifo)?(,arn:[a-z-]+:sqs:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,80}(\\.fifo)?)*)$", join(",", var.consumer_queue_arns)))
+    error_message = "consumer_queue_arns must match |arn:[a-z-]+:sqs:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,80}(\\.fifo)?(,arn:[a-z-]+:sqs:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,80}(\\.fifo)?)*."
+  }
+}
+
 variable "kms_key_arn" {
   type        = string
   description = "Key of KMS that encrypts queues, logs and what was given up on, with the policy that deploy/README.md has. The same for deploy/data.yaml. Empty: AWS's own keys."

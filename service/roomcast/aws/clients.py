@@ -29,7 +29,7 @@ from roomcast.aws.errors import (
 from roomcast.aws.lean import ANSWER_BYTES_MAX, LeanClient
 from roomcast.ports import PortError
 
-__all__ = ["AwsClients", "connect"]
+__all__ = ["AwsClients", "QueueClients", "connect", "connect_queues"]
 
 # One append per channel is in flight, with reads beside it. Each idle connection costs a socket.
 LOG_CONNECTIONS_MAX: Final = 64
@@ -60,6 +60,14 @@ class AwsClients:
     sqs: Any
     sqs_poll: Any
     autoscaling: Any | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueClients:
+    """Of queues that are not the node's own. `poll`: long polls only."""
+
+    control: Any
+    poll: Any
 
 
 class _BoundedAnswer(aiohttp.ClientResponse):
@@ -127,42 +135,11 @@ async def connect(
     Raises PortError when the settings of AWS tools, such as a profile, are wrong or missing, or
     credentials cannot be got.
     """
-    # None: the SDK's own choice of certificates. An emulator without TLS needs none.
-    verify = False if endpoint_url is not None and endpoint_url.startswith("http://") else None
-
     async with AsyncExitStack() as stack:
-
-        async def opened(
-            service: str,
-            connections_max: int,
-            retries: dict[str, Any],
-            read_s: float,
-            *lean_methods: str,
-            at_once: int | None = None,
-        ) -> Any:
-            config = AioConfig(
-                connect_timeout=CONNECT_TIMEOUT_S,
-                read_timeout=read_s,
-                max_pool_connections=connections_max,
-                retries=retries,
-                user_agent_extra="roomcast",
-                http_session_cls=_ReadySession,
-            )
-            client = chosen.client(
-                service, region_name=region, endpoint_url=endpoint_url, verify=verify, config=config
-            )
-            entered = await stack.enter_async_context(client)
-            demand_request_ids(entered)
-            if lean and lean_methods:
-                session_of_it: _ReadySession = entered._endpoint.http_session  # noqa: SLF001
-                straight = session_of_it.straight(entered.meta.endpoint_url)
-                if straight is not None:
-                    entered = LeanClient(entered, straight, lean_methods)
-            return entered if calls is None else calls.timed(entered, service, at_once)
-
         async with _settings_named(), port_errors(CALL_LIMIT_S):
             # It reads the files of AWS tools, which may be damaged.
             chosen = session or aioboto3.Session()
+            opened = _Opener(stack, chosen, region, endpoint_url, calls, lean=lean)
             clients = AwsClients(
                 log=await opened(
                     *("dynamodb", LOG_CONNECTIONS_MAX, _ONE_ATTEMPT, READ_TIMEOUT_S),
@@ -193,6 +170,91 @@ async def connect(
                 else None,
             )
         yield clients
+
+
+@asynccontextmanager
+async def connect_queues(
+    queues_max: int,
+    *,
+    region: str | None = None,
+    endpoint_url: str | None = None,
+    session: aioboto3.Session | None = None,
+    calls: Calls | None = None,
+    lean: bool = True,
+) -> AsyncIterator[QueueClients]:
+    """Opens the clients of queues that are not the node's own, `queues_max` of them. As `connect`
+    otherwise.
+    """
+    async with AsyncExitStack() as stack:
+        async with _settings_named(), port_errors(CALL_LIMIT_S):
+            chosen = session or aioboto3.Session()
+            opened = _Opener(stack, chosen, region, endpoint_url, calls, lean=lean)
+            clients = QueueClients(
+                control=await opened(
+                    *("sqs", queues_max, _RETRIED, READ_TIMEOUT_S), "delete_message_batch"
+                ),
+                poll=await opened(
+                    *("sqs", queues_max, _ONE_ATTEMPT, POLL_READ_TIMEOUT_S), "receive_message"
+                ),
+            )
+        yield clients
+
+
+class _Opener:
+    """Opens clients with the same settings, and closes them with `stack`."""
+
+    def __init__(
+        self,
+        stack: AsyncExitStack,
+        session: aioboto3.Session,
+        region: str | None,
+        endpoint_url: str | None,
+        calls: Calls | None,
+        *,
+        lean: bool,
+    ) -> None:
+        self._stack = stack
+        self._session = session
+        self._region = region
+        self._endpoint_url = endpoint_url
+        self._calls = calls
+        self._lean = lean
+        # None: the SDK's own choice of certificates. An emulator without TLS needs none.
+        is_plain = endpoint_url is not None and endpoint_url.startswith("http://")
+        self._verify = False if is_plain else None
+
+    async def __call__(
+        self,
+        service: str,
+        connections_max: int,
+        retries: dict[str, Any],
+        read_s: float,
+        *lean_methods: str,
+        at_once: int | None = None,
+    ) -> Any:
+        config = AioConfig(
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=read_s,
+            max_pool_connections=connections_max,
+            retries=retries,
+            user_agent_extra="roomcast",
+            http_session_cls=_ReadySession,
+        )
+        client = self._session.client(
+            service,
+            region_name=self._region,
+            endpoint_url=self._endpoint_url,
+            verify=self._verify,
+            config=config,
+        )
+        entered = await self._stack.enter_async_context(client)
+        demand_request_ids(entered)
+        if self._lean and lean_methods:
+            session_of_it: _ReadySession = entered._endpoint.http_session  # noqa: SLF001
+            straight = session_of_it.straight(entered.meta.endpoint_url)
+            if straight is not None:
+                entered = LeanClient(entered, straight, lean_methods)
+        return entered if self._calls is None else self._calls.timed(entered, service, at_once)
 
 
 @asynccontextmanager

@@ -10,17 +10,17 @@ from functools import partial
 from typing import Any, Final
 
 from roomcast.aws.errors import CALL_LIMIT_S, POLL_LIMIT_S, POLL_WAIT_S, port_errors
+from roomcast.aws.messages import delete_messages
 from roomcast.aws.topic import unsubscribe
 from roomcast.concurrency import each_to_its_end
 from roomcast.delivery.ports import Gone, Message
 from roomcast.delivery.shards import SHARDS_MAX, topic_arns, topic_of
-from roomcast.ports import PortError, Rejected, Throttled, UnknownOutcome
+from roomcast.ports import PortError, Rejected
 
 __all__ = ["RECEIVE_MAX", "SqsInstanceQueue", "is_queue_name"]
 
-# The limit of SQS on one ReceiveMessage and one DeleteMessageBatch.
+# The limit of SQS on one ReceiveMessage.
 RECEIVE_MAX: Final = 10
-_DELETE_MAX: Final = 10
 # An instance that heard nothing for five minutes reads from the log anyway.
 _RETENTION_S: Final = 300
 # A cancelled receive may have taken messages, which come back after this time. Handling takes
@@ -35,9 +35,6 @@ _EMPTY_PAUSE_S: Final = 0.5
 # How long SQS uses a data key before it asks KMS for another. Each queue asks a dozen times an
 # hour, and a key that is disabled is out of use that soon.
 _DATA_KEY_S: Final = 300
-# Attempts to delete a message. After them it is delivered again.
-_DELETE_ATTEMPTS_MAX: Final = 2
-
 # The base topic and each topic shard's.
 _TOPICS_MAX: Final = 1 + SHARDS_MAX
 
@@ -163,17 +160,9 @@ class SqsInstanceQueue:
             await self._control.send_message(QueueUrl=url, MessageBody=body)
 
     async def delete(self, receipts: Sequence[str]) -> None:
-        # Another queue may be open by the time of the last batch.
-        url, failure = self._queue_url, None
-        if url is None:
+        if self._queue_url is None:
             raise Gone("the queue is not open")
-        for start in range(0, len(receipts), _DELETE_MAX):
-            try:
-                await self._delete_batch(url, receipts[start : start + _DELETE_MAX])
-            except (Throttled, UnknownOutcome) as error:
-                failure = error  # for these ten: the others may still be deleted
-        if failure is not None:
-            raise failure
+        await delete_messages(self._control, self._queue_url, receipts)
 
     async def close(self) -> None:
         name = self._name
@@ -244,25 +233,6 @@ class SqsInstanceQueue:
         except Gone:
             pass
         self._queue_url = None
-
-    async def _delete_batch(self, url: str, receipts: Sequence[str]) -> None:
-        left, code = list(receipts), ""
-        for _ in range(_DELETE_ATTEMPTS_MAX):
-            async with port_errors(CALL_LIMIT_S):
-                answer = await self._control.delete_message_batch(
-                    QueueUrl=url,
-                    Entries=[
-                        {"Id": str(id_), "ReceiptHandle": receipt}
-                        for id_, receipt in enumerate(left)
-                    ],
-                )
-                # Entries can fail in an answer of HTTP 200. A sender's fault would fail again, so
-                # it is not repeated.
-                failed = [entry for entry in answer.get("Failed", ()) if not entry["SenderFault"]]
-                if not failed:
-                    return
-                left, code = [left[int(entry["Id"])] for entry in failed], failed[0].get("Code", "")
-        raise Throttled(f"{len(left)} of {len(receipts)} messages were not deleted: {code}")
 
     def _queue_arn(self, name: str) -> str:
         return f"arn:{self._partition}:sqs:{self._region}:{self._account}:{name}"

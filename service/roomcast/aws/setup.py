@@ -11,6 +11,7 @@ import aioboto3
 
 from roomcast.account.readings import Key
 from roomcast.aws.reading import KEY_PERMISSIONS, Reading, reading_clients
+from roomcast.aws.work_queue import receives_max_of
 from roomcast.setup.readings import (
     Function,
     Queue,
@@ -40,7 +41,7 @@ _ATTEMPTS: Final = 1
 _NO_TABLE: Final = frozenset({"ResourceNotFoundException"})
 _NO_TOPIC: Final = frozenset({"NotFound", "NotFoundException"})
 _NO_QUEUE: Final = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
-_QUEUE_ATTRIBUTES: Final = ["QueueArn", "Policy", "KmsMasterKeyId"]
+_QUEUE_ATTRIBUTES: Final = ["QueueArn", "Policy", "KmsMasterKeyId", "RedrivePolicy"]
 
 
 @asynccontextmanager
@@ -141,7 +142,10 @@ class AwsSetup:
             return None
         about = answer.get("Attributes", {})
         return Queue(
-            str(about["QueueArn"]), about.get("Policy", ""), about.get("KmsMasterKeyId", "")
+            str(about["QueueArn"]),
+            about.get("Policy", ""),
+            about.get("KmsMasterKeyId", ""),
+            receives_max_of(about),
         )
 
     async def key(self, key: str) -> Key:

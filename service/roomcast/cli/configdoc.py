@@ -9,11 +9,11 @@ import json
 from typing import Any, Final
 
 from roomcast.cli.arguments import Subparsers, UsageError, add_command
-from roomcast.config import OPTIONS, Option, reference
+from roomcast.config import CONSUMER_OPTIONS, OPTIONS, Option, reference
 
 __all__ = ["add"]
 
-
+_ALL: Final = (*OPTIONS, *CONSUMER_OPTIONS)
 _EXAMPLES: Final = """\
 examples:
   roomcast configdoc                       all tables, as Markdown
@@ -21,6 +21,7 @@ examples:
   roomcast configdoc --json | jq '.[] | select(.secret)'
 
 Options of [channel.without_namespace] are those of each [[channel.namespaces]] as well.
+Those of consumers have no variables of their own: ROOMCAST_CONSUMERS has all of them as JSON.
 """
 
 
@@ -35,9 +36,9 @@ def add(commands: Subparsers) -> None:
 
 def configdoc(arguments: argparse.Namespace) -> int:
     """Prints the options. Raises UsageError."""
-    options = [option for option in OPTIONS if arguments.section in (None, option.section)]
+    options = [option for option in _ALL if arguments.section in (None, option.section)]
     if not options:
-        sections = dict.fromkeys(option.section for option in OPTIONS)
+        sections = dict.fromkeys(option.section for option in _ALL)
         raise UsageError(f"no section is called that; there are {', '.join(sections)}")
     if arguments.json:
         print(json.dumps([_told(option) for option in options], ensure_ascii=False, indent=2))
@@ -49,7 +50,7 @@ def configdoc(arguments: argparse.Namespace) -> int:
 def _told(option: Option) -> dict[str, Any]:
     return {
         "option": option.key,
-        "variable": option.variable,
+        "variable": "" if option in CONSUMER_OPTIONS else option.variable,
         "takes": option.expected(),
         "unit": option.rules.unit,
         "default": option.to_file(option.default),

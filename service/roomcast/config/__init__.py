@@ -6,6 +6,13 @@ wrong.
 
 from __future__ import annotations
 
+from roomcast.config.consumer_options import (
+    CONSUMER_OPTIONS,
+    QUEUES_MAX,
+    AwsSqsConfig,
+    ConsumerConfig,
+    PublicationDataModeConfig,
+)
 from roomcast.config.declaration import MASK, Option, format_duration
 from roomcast.config.loading import config_path, load
 from roomcast.config.messages import ConfigError
@@ -33,22 +40,27 @@ from roomcast.config.options import (
 from roomcast.config.rendering import effective, effective_toml, reference
 
 __all__ = [
+    "CONSUMER_OPTIONS",
     "DEV_SECRET",
     "HOOK_TIMEOUT_S_MAX",
     "MASK",
     "MESSAGE_SIZE_LIMIT_MAX",
     "OPTIONS",
     "PROCESSES_MAX",
+    "QUEUES_MAX",
     "AdminConfig",
     "AwsConfig",
+    "AwsSqsConfig",
     "ClientConfig",
     "Config",
     "ConfigError",
+    "ConsumerConfig",
     "HooksConfig",
     "HttpApiConfig",
     "LogConfig",
     "NodeConfig",
     "Option",
+    "PublicationDataModeConfig",
     "ServerConfig",
     "TlsConfig",
     "TokenConfig",

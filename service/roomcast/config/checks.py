@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from roomcast.config.channel_options import NAMESPACES, WITHOUT_NAMESPACE
+from roomcast.config.consumer_options import CONSUMERS, QUEUES_MAX, ConsumerConfig
 from roomcast.config.messages import quoted
 from roomcast.config.options import Config, ServerConfig
 from roomcast.wire.channels import ChannelOptions
@@ -81,6 +82,7 @@ def conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str, 
                 "the topic shards are longer"
             ),
         )
+    yield from _consumer_conflicts(config.consumers)
     yield from _channel_conflicts(config.channel.without_namespace, WITHOUT_NAMESPACE)
     for name, options in config.channel.namespaces.items():
         yield from _channel_conflicts(options, places.get(name, NAMESPACES))
@@ -102,6 +104,34 @@ def _server_conflicts(server: ServerConfig) -> Iterator[tuple[str, str]]:
             yield "server.tls_external", "needs server.internal_port too"
     if server.tls_external and not server.tls.is_on:
         yield "server.tls_external", "needs server.tls.cert_file and server.tls.key_file"
+
+
+def _consumer_conflicts(consumers: Sequence[ConsumerConfig]) -> Iterator[tuple[str, str]]:
+    names: set[str] = set()
+    queues: set[str] = set()
+    for index, consumer in enumerate(consumers):
+        place, sqs = f"{CONSUMERS}[{index}]", consumer.aws_sqs
+        if not consumer.name:
+            yield place, "needs a name"
+        elif consumer.name in names:
+            yield f"{place}.name", f"must differ from the others; found {quoted(consumer.name)}"
+        names.add(consumer.name)
+        if not consumer.type:
+            yield place, 'needs a type: "aws_sqs"'
+        if not consumer.enabled:
+            continue
+        if not sqs.queues:
+            yield f"{place}.aws_sqs.queues", "needs at least one URL"
+        for queue in sqs.queues:
+            if queue in queues:
+                # Its messages would be read as the one or the other, by chance.
+                yield f"{place}.aws_sqs.queues", f"has a queue twice: {quoted(queue)}"
+            queues.add(queue)
+        mode = sqs.publication_data_mode
+        if mode.enabled and not mode.channels_attribute:
+            yield f"{place}.aws_sqs.publication_data_mode.channels_attribute", "must not be empty"
+    if len(queues) > QUEUES_MAX:
+        yield CONSUMERS, f"must have at most {QUEUES_MAX} queues in all; found {len(queues)}"
 
 
 # Options of a namespace that open all of its channels to every client with a user.

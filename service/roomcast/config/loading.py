@@ -17,6 +17,18 @@ from roomcast.config.channel_options import (
     WITHOUT_NAMESPACE,
 )
 from roomcast.config.checks import conflicts
+from roomcast.config.consumer_options import (
+    AWS_SQS,
+    CONSUMER_OPTIONS,
+    CONSUMER_TABLES,
+    CONSUMERS,
+    CONSUMERS_MAX,
+    CONSUMERS_VARIABLE,
+    PUBLICATION_DATA_MODE,
+    AwsSqsConfig,
+    ConsumerConfig,
+    PublicationDataModeConfig,
+)
 from roomcast.config.declaration import ENVIRONMENT_PREFIX, Option, WrongValue, must_be
 from roomcast.config.messages import (
     VARIABLES_ALIKE,
@@ -43,6 +55,7 @@ __all__ = ["config_path", "load"]
 
 # Every AWS tool follows this variable. It takes precedence over our own option.
 _NO_METADATA: Final = "AWS_EC2_METADATA_DISABLED"
+_CONSUMER_BY_KEY: Final = {option.key: option for option in CONSUMER_OPTIONS}
 
 
 @dataclass(slots=True)
@@ -53,6 +66,7 @@ class _Values:
     namespaces: dict[str, ChannelOptions] = field(default_factory=dict)
     # The place of each namespace in the file, for messages.
     places: dict[str, str] = field(default_factory=dict)
+    consumers: tuple[ConsumerConfig, ...] = ()
 
     def set(self, option: Option, value: object) -> None:
         self.sections.setdefault(option.section, {})[option.attribute] = value
@@ -111,10 +125,11 @@ def _take_table(table: Mapping[str, Any], path: str, values: _Values, origin: Or
             values.set(option, _file_value(option, key, found, origin))
         elif key == NAMESPACES:
             _take_namespaces(found, values, origin)
+        elif key == CONSUMERS:
+            _take_consumers(found, values, origin)
         elif key not in TABLES:
-            raise origin.error(
-                key, f"is not an option{suggestion(key, [*BY_KEY, *TABLES, NAMESPACES])}"
-            )
+            known = [*BY_KEY, *TABLES, NAMESPACES, CONSUMERS]
+            raise origin.error(key, f"is not an option{suggestion(key, known)}")
         elif not isinstance(found, dict):
             raise origin.error(key, f"must be a table, written [{key}]; found {quoted(found)}")
         else:
@@ -159,6 +174,50 @@ def _take_namespaces(found: object, values: _Values, origin: Origin) -> None:
         values.places[name] = place
 
 
+def _take_consumers(found: object, values: _Values, origin: Origin) -> None:
+    if not isinstance(found, list) or not all(isinstance(table, dict) for table in found):
+        raise origin.error(CONSUMERS, f"must be tables, each written [[{CONSUMERS}]]")
+    if len(found) > CONSUMERS_MAX:
+        raise origin.error(CONSUMERS, f"must be at most {CONSUMERS_MAX} tables; found {len(found)}")
+    values.consumers = tuple(
+        _consumer(table, f"{CONSUMERS}[{index}]", origin) for index, table in enumerate(found)
+    )
+
+
+def _consumer(table: Mapping[str, Any], place: str, origin: Origin) -> ConsumerConfig:
+    chosen: dict[str, dict[str, Any]] = {
+        section: {} for section in (CONSUMERS, AWS_SQS, PUBLICATION_DATA_MODE)
+    }
+
+    def take(table: Mapping[str, Any], section: str, place: str) -> None:
+        for name, value in table.items():
+            key, here = f"{section}.{name}", f"{place}.{shown(name)}"
+            if option := _CONSUMER_BY_KEY.get(key):
+                chosen[section][option.attribute] = _file_value(option, here, value, origin)
+            elif key not in CONSUMER_TABLES:
+                known = [*_CONSUMER_BY_KEY, *CONSUMER_TABLES]
+                raise origin.error(here, f"is not an option{suggestion(key, known)}")
+            elif not isinstance(value, dict):
+                raise origin.error(here, f"must be a table; found {quoted(value)}")
+            else:
+                take(value, key, here)
+
+    take(table, CONSUMERS, place)
+    mode = PublicationDataModeConfig(**chosen[PUBLICATION_DATA_MODE])
+    aws_sqs = AwsSqsConfig(publication_data_mode=mode, **chosen[AWS_SQS])
+    return ConsumerConfig(aws_sqs=aws_sqs, **chosen[CONSUMERS])
+
+
+def _take_consumers_of(text: str, values: _Values) -> None:
+    """Those of the environment, in place of the file's. Raises ConfigError."""
+    try:
+        _take_consumers(json.loads(text), values, Origin("", ""))
+    except ConfigError as error:
+        raise ConfigError(f"environment: {CONSUMERS_VARIABLE}: {error}") from None
+    except (ValueError, RecursionError):
+        raise ConfigError(f"environment: {CONSUMERS_VARIABLE} is not JSON") from None
+
+
 def _file_value(option: Option, key: str, found: object, origin: Origin) -> object:
     try:
         return option.from_file(found)
@@ -181,7 +240,7 @@ def _with_secret(environ: Mapping[str, str]) -> Mapping[str, str]:
     if not isinstance(variables, dict):
         raise ConfigError(f"environment: {SECRET_VARIABLE} is not an object of variables")
     for name, value in variables.items():
-        if name not in BY_VARIABLE:
+        if name not in BY_VARIABLE and name != CONSUMERS_VARIABLE:
             raise ConfigError(
                 f"environment: {shown(name)} in {SECRET_VARIABLE} is not an option"
                 f"{suggestion(name, list(BY_VARIABLE), alike=VARIABLES_ALIKE)}"
@@ -195,9 +254,14 @@ def _take_environment(environ: Mapping[str, str], values: _Values, origin: Origi
     for variable in sorted(environ):
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable in FOREIGN_VARIABLES:
             continue
+        if variable == CONSUMERS_VARIABLE:
+            if environ[variable].strip():
+                _take_consumers_of(environ[variable], values)
+            continue
         option = BY_VARIABLE.get(variable)
         if option is None:
-            hint = suggestion(variable, [*BY_VARIABLE, *FOREIGN_VARIABLES], alike=VARIABLES_ALIKE)
+            known = [*BY_VARIABLE, *FOREIGN_VARIABLES, CONSUMERS_VARIABLE]
+            hint = suggestion(variable, known, alike=VARIABLES_ALIKE)
             raise ConfigError(f"environment: {shown(variable)} is not an option{hint}")
         origin.from_environment(option.key, option.variable)
         try:
@@ -225,4 +289,5 @@ def _built(base: Config, values: _Values) -> Config:
         node=replace(base.node, **values.of("node")),
         log=replace(base.log, **values.of("log")),
         tracing=replace(base.tracing, **values.of("tracing")),
+        consumers=values.consumers,
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from roomcast.config.channel_options import NAMESPACE_NAME, WITHOUT_NAMESPACE_OPTIONS
+from roomcast.config.consumer_options import ConsumerConfig
 from roomcast.config.declaration import Option, declare, declared
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 
@@ -718,6 +719,7 @@ class Config:
     node: NodeConfig = field(default_factory=NodeConfig)
     log: LogConfig = field(default_factory=LogConfig)
     tracing: TracingConfig = field(default_factory=TracingConfig)
+    consumers: tuple[ConsumerConfig, ...] = ()
 
 
 # Every option that both the file and the environment can set, in the order of the documentation.

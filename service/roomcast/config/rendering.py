@@ -7,6 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from roomcast.config.channel_options import NAMESPACE_OPTIONS, NAMESPACES, WITHOUT_NAMESPACE
+from roomcast.config.consumer_options import (
+    AWS_SQS,
+    CONSUMER_OPTIONS,
+    CONSUMERS,
+    PUBLICATION_DATA_MODE,
+    ConsumerConfig,
+)
 from roomcast.config.declaration import Option
 from roomcast.config.options import OPTIONS, Config
 
@@ -50,7 +57,23 @@ def effective(config: Config) -> dict[str, Any]:
         }
         for name, options in config.channel.namespaces.items()
     ]
+    document[CONSUMERS] = [_effective_consumer(consumer) for consumer in config.consumers]
     return document
+
+
+def _effective_consumer(consumer: ConsumerConfig) -> dict[str, Any]:
+    mode: dict[str, Any] = {}
+    sqs: dict[str, Any] = {"publication_data_mode": mode}
+    table: dict[str, Any] = {"aws_sqs": sqs}
+    tables: dict[str, tuple[dict[str, Any], object]] = {
+        CONSUMERS: (table, consumer),
+        AWS_SQS: (sqs, consumer.aws_sqs),
+        PUBLICATION_DATA_MODE: (mode, consumer.aws_sqs.publication_data_mode),
+    }
+    for option in CONSUMER_OPTIONS:
+        into, holder = tables[option.section]
+        into[option.key.rpartition(".")[2]] = option.to_file(getattr(holder, option.attribute))
+    return table
 
 
 def effective_toml(config: Config) -> str:
@@ -84,10 +107,14 @@ def effective_toml(config: Config) -> str:
     put("[node]", document["node"])
     put("[log]", document["log"])
     put("[tracing]", document["tracing"])
+    for consumer in document[CONSUMERS]:
+        put(f"[[{CONSUMERS}]]", consumer)
+        put(f"[{AWS_SQS}]", consumer["aws_sqs"])
+        put(f"[{PUBLICATION_DATA_MODE}]", consumer["aws_sqs"]["publication_data_mode"])
     return "\n".join(lines[:-1]) + "\n"
 
 
-def reference(options: Sequence[Option] = OPTIONS) -> str:
+def reference(options: Sequence[Option] = (*OPTIONS, *CONSUMER_OPTIONS)) -> str:
     """The tables of docs/configuration.md, as Markdown."""
     lines: list[str] = []
     sections = list(dict.fromkeys(option.section for option in options))
@@ -95,6 +122,8 @@ def reference(options: Sequence[Option] = OPTIONS) -> str:
         title = f"`[{section}]`"
         if section == WITHOUT_NAMESPACE:
             title += f" and `[[{NAMESPACES}]]`"
+        if section == CONSUMERS:
+            title = f"`[[{CONSUMERS}]]`"
         lines += [
             f"### {title}",
             "",

@@ -8,7 +8,7 @@ of an answer does not grow with use.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Final, Literal
 
@@ -27,7 +27,7 @@ from roomcast import __version__
 from roomcast.delivery.canary_rules import Hearing
 from roomcast.node.assembly import Assembly
 from roomcast.node.health import Health
-from roomcast.observe.counters import Histogram
+from roomcast.observe.counters import ConsumerCounters, Histogram
 
 __all__ = ["FAMILIES", "Exposition", "Family", "Source"]
 
@@ -38,11 +38,14 @@ Samples = Mapping[tuple[str, ...], float | Histogram]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The sources of all metrics. `calls`: the calls of AWS, by (operation, outcome)."""
+    """The sources of all metrics. `calls`: the calls of AWS, by (operation, outcome). `consumers`:
+    of each consumer, by its name.
+    """
 
     assembly: Assembly
     health: Health
     calls: Mapping[tuple[str, str], Histogram]
+    consumers: Mapping[str, ConsumerCounters] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,22 @@ def _hook_calls(source: Source) -> Samples:
 
 def _hook_seconds(source: Source) -> Samples:
     return {(hook,): took for hook, took in source.assembly.hooks.counters.seconds.items()}
+
+
+def _of_consumers(read: Callable[[ConsumerCounters], float]) -> Callable[[Source], Samples]:
+    """The reader of a metric with one label, the consumer's name."""
+    return lambda source: {(name,): read(each) for name, each in source.consumers.items()}
+
+
+def _counts_of_consumers(
+    read: Callable[[ConsumerCounters], Mapping[str, int]],
+) -> Callable[[Source], Samples]:
+    """The same with another label."""
+    return lambda source: {
+        (name, label): number
+        for name, each in source.consumers.items()
+        for label, number in read(each).items()
+    }
 
 
 def _delivery(source: Source) -> Samples:
@@ -410,6 +429,35 @@ FAMILIES: Final[tuple[Family, ...]] = (
     ),
     _counter("canaries_heard", "New canaries heard.", lambda s: s.assembly.ears.heard),
     _counter("canaries_sung", "Canaries this node made.", lambda s: s.assembly.canary.emitted),
+    # ---- back ends
+    Family(
+        "roomcast_consumer_receives_total", "counter", "Receives of consumers' queues.",
+        ("consumer", "outcome"), _counts_of_consumers(lambda each: each.receives),
+    ),
+    Family(
+        "roomcast_consumer_messages_total", "counter", "Messages received.",
+        ("consumer",), _of_consumers(lambda each: each.messages),
+    ),
+    Family(
+        "roomcast_consumer_done_total", "counter", "Of them, those that were carried out.",
+        ("consumer",), _of_consumers(lambda each: each.done),
+    ),
+    Family(
+        "roomcast_consumer_failed_total", "counter", "Those that were not, by reason.",
+        ("consumer", "reason"), _counts_of_consumers(lambda each: each.failed),
+    ),
+    Family(
+        "roomcast_consumer_left_total", "counter", "Those that were not begun, and come again.",
+        ("consumer",), _of_consumers(lambda each: each.left),
+    ),
+    Family(
+        "roomcast_consumer_delete_failures_total", "counter", "Calls to delete that failed.",
+        ("consumer",), _of_consumers(lambda each: each.delete_failures),
+    ),
+    Family(
+        "roomcast_consumer_age_seconds", "gauge", "Age of the oldest message that came last.",
+        ("consumer",), _of_consumers(lambda each: each.age_s),
+    ),
     # ---- AWS
     Family(
         "roomcast_aws_call_seconds",

@@ -20,6 +20,7 @@ __all__ = [
     "WRITER_BOUNDS",
     "AppendCounters",
     "ClientCounters",
+    "ConsumerCounters",
     "DeliveryCounters",
     "EmulationCounters",
     "Exemplar",
@@ -477,6 +478,32 @@ class ShardCounters:
     steps: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("heard", "left", "failed"), 0)
     )
+
+
+@dataclass(slots=True)
+class ConsumerCounters:
+    """Messages of back ends, of the queues of one consumer.
+
+    `receives`: calls, by outcome. `done`: messages that were carried out. `failed`: by reason;
+    each message counts again whenever it comes again. `left`: messages that were not begun, and so
+    come again. `ages_s`: of the oldest message of the newest receive, by the queue's URL; 0 = it
+    brought none.
+    """
+
+    receives: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("full", "some", "empty", "failed"), 0)
+    )
+    messages: int = 0
+    done: int = 0
+    failed: dict[str, int] = field(default_factory=dict)
+    left: int = 0
+    delete_failures: int = 0
+    ages_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def age_s(self) -> float:
+        """The greatest of `ages_s`."""
+        return max(self.ages_s.values(), default=0.0)
 
 
 @dataclass(slots=True)

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 
+from roomcast.aws.calls import Calls
 from roomcast.aws.channel_table import DynamoChannelTable
-from roomcast.aws.clients import AwsClients
+from roomcast.aws.clients import AwsClients, QueueClients, connect_queues
 from roomcast.aws.leases import DynamoLeases
 from roomcast.aws.presence import DynamoPresence
 from roomcast.aws.queue import SqsInstanceQueue
 from roomcast.aws.schema import channels_table, idempotency_table, nodes_table, presence_table
 from roomcast.aws.topic import SnsTopic
-from roomcast.config import AwsConfig, Config
+from roomcast.aws.work_queue import SqsWorkQueue
+from roomcast.config import AwsConfig, Config, ConsumerConfig
+from roomcast.consumers.consumers import enabled
 from roomcast.fleet.deployment import queue_tags
 from roomcast.node.assembly import Ports
 from roomcast.ports import Clock
 from roomcast.system import new_id, random_fraction
 
-__all__ = ["aws_ports", "instance_queue", "region_of"]
+__all__ = ["aws_ports", "consumer_clients", "instance_queue", "region_of", "work_queue"]
 
 
 def region_of(aws: AwsConfig) -> str | None:
@@ -65,4 +70,45 @@ def aws_ports(config: Config, clients: AwsClients, clock: Clock, queue: SqsInsta
         clock=clock,
         new_id=new_id,
         random=random_fraction,
+    )
+
+
+@asynccontextmanager
+async def consumer_clients(
+    config: Config, calls: Calls
+) -> AsyncIterator[Mapping[str, QueueClients]]:
+    """The clients of consumers' queues, by the region that consumers name. Without consumers there
+    are none. Raises PortError.
+    """
+    aws, queues = config.aws, Counter[str]()
+    for consumer in enabled(config.consumers):
+        queues[consumer.aws_sqs.region] += len(consumer.aws_sqs.queues)
+    async with AsyncExitStack() as stack:
+        yield {
+            region: await stack.enter_async_context(
+                connect_queues(
+                    count,
+                    region=region or region_of(aws),
+                    endpoint_url=aws.endpoint_url or None,
+                    calls=calls,
+                    lean=aws.lean_calls,
+                )
+            )
+            for region, count in queues.items()
+        }
+
+
+def work_queue(
+    clients: Mapping[str, QueueClients], consumer: ConsumerConfig, url: str
+) -> SqsWorkQueue:
+    """The queue of a consumer with this URL. `clients`: those of `consumer_clients`."""
+    sqs = consumer.aws_sqs
+    its = clients[sqs.region]
+    return SqsWorkQueue(
+        its.control,
+        its.poll,
+        url,
+        messages_max=sqs.max_number_of_messages,
+        wait_s=sqs.wait_time_time_s,
+        visibility_s=sqs.visibility_timeout_s,
     )

@@ -2,8 +2,9 @@
 
     start   keys of tokens → clients of AWS → life cycle → lease → tables read
             → queue and subscription → poller → own greeting heard → live → canary
-            → listen (internal port, then clients) → ready → launch hook completed
-    end     not ready → no new clients → clients answered and closed in slices → canary, poller
+            → consumers → listen (internal port, then clients) → ready → launch hook completed
+    end     not ready → no new clients → consumers, and clients answered and closed in slices
+            → canary, poller
             → unsubscribe, delete the queue → what was accepted is done (appends, presence, signals)
             → lease dropped → termination hook completed → clients of AWS closed
             → waiting spans exported
@@ -27,10 +28,11 @@ from aiohttp import web
 from roomcast import __version__
 from roomcast.admin.reaping import DryRun
 from roomcast.aws.calls import Calls
-from roomcast.aws.clients import AwsClients, connect
+from roomcast.aws.clients import AwsClients, QueueClients, connect
 from roomcast.aws.errors import CALL_LIMIT_S
 from roomcast.aws.schema import channels_table, idempotency_table, nodes_table, presence_table
 from roomcast.concurrency import beside
+from roomcast.consumers.consumers import Consumers
 from roomcast.delivery.envelope import Signal
 from roomcast.ec2.autoscaling import AutoScalingInstance
 from roomcast.ec2.lifecycle import Lifecycle
@@ -50,7 +52,13 @@ from roomcast.observe.logs import write_line
 from roomcast.observe.spans import NO_TRACER
 from roomcast.ports import PortError
 from roomcast.reaper.over_aws import reaper_over_aws
-from roomcast.serve.aws_ports import aws_ports, instance_queue, region_of
+from roomcast.serve.aws_ports import (
+    aws_ports,
+    consumer_clients,
+    instance_queue,
+    region_of,
+    work_queue,
+)
 from roomcast.serve.entry import Entrance
 from roomcast.serve.http_app import build_apps
 from roomcast.serve.plan import StartPlan
@@ -116,11 +124,14 @@ class _Parts:
         self,
         plan: StartPlan,
         clients: AwsClients,
+        queues: Mapping[str, QueueClients],
         calls: Calls,
         stop: asyncio.Event,
         neighbours: NodesHere | None,
     ) -> None:
-        """`neighbours` None: the other nodes of this machine are those that its leases tell of."""
+        """`queues`: the clients of the consumers' queues, by region. `neighbours` None: the other
+        nodes of this machine are those that its leases tell of.
+        """
         config, aws, clock = plan.config, plan.config.aws, plan.clock
         # A queue's tags name the lease, and the lease names the queue: each needs the other.
         queue = instance_queue(aws, clients, lambda: self.lease.id)
@@ -163,8 +174,21 @@ class _Parts:
             isolation=self.isolation,
             keys=plan.keys,
         )
+        self.consumers = Consumers(
+            config.consumers,
+            partial(work_queue, queues),
+            self.assembly.node,
+            clock,
+            random_fraction,
+            message_size_limit=config.client.message_size_limit,
+        )
         self.exposition = Exposition(
-            Source(self.assembly, self.assembly.node.health, calls.histograms)
+            Source(
+                self.assembly,
+                self.assembly.node.health,
+                calls.histograms,
+                self.consumers.counters,
+            )
         )
         if plan.task is not None:
             core.listeners.add({END_KIND}, _EndOfTask(plan.task.id, stop).heard)
@@ -304,7 +328,8 @@ class NodeProcess:
                 lean=aws.lean_calls,
             )
         )
-        parts = _Parts(plan, clients, self._calls, self._stop, self._shared)
+        queues = await stack.enter_async_context(consumer_clients(plan.config, self._calls))
+        parts = _Parts(plan, clients, queues, self._calls, self._stop, self._shared)
         if parts.lifecycle is not None:
             await self._beside(parts.lifecycle.run())
             # The last call to the Auto Scaling group.
@@ -316,6 +341,9 @@ class NodeProcess:
         await self._start_ears(parts)
         if parts.reporter is not None:
             await self._beside(parts.reporter.run())
+        if parts.consumers.counters:
+            await self._beside(parts.consumers.run())
+            stack.push_async_callback(parts.consumers.end)
         return parts
 
     async def _start_node(self, parts: _Parts) -> None:
@@ -430,7 +458,7 @@ class NodeProcess:
         # Beside the drain, because the table of leases may answer slowly, and clients need not wait
         # for it.
         async with beside(parts.lease.enter("draining")):
-            await node.drain(drain_s, random_fraction)
+            await asyncio.gather(node.drain(drain_s, random_fraction), parts.consumers.end())
 
     async def _give_queue_back(self, parts: _Parts) -> None:
         with self._reported("queue_not_deleted"):

@@ -13,7 +13,7 @@ from typing import Final
 
 from roomcast.account.ports import NotAllowed
 from roomcast.account.rules import Finding
-from roomcast.config import Config
+from roomcast.config import Config, ConsumerConfig
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
 from roomcast.fleet.lease_record import Lease, standing
 from roomcast.fleet.ports import Leases
@@ -26,6 +26,7 @@ from roomcast.setup.readings import Table
 from roomcast.setup.rules import (
     MAPPING_FINDING,
     clock_finding,
+    consumer_finding,
     function_finding,
     generation_finding,
     key_finding,
@@ -103,6 +104,10 @@ class SetupChecks:
         await self._check("set-up of the topic", self._topic)
         await self._check("releases", self._nodes)
         await self._check("queues of nodes", self._queues)
+        for consumer in self._config.consumers:
+            for url in consumer.aws_sqs.queues if consumer.enabled else ():
+                work = partial(self._consumer, consumer, url)
+                await self._check(f"consumer {consumer.name}", work)
         await self._check("log generation", self._generation)
         if self._config.aws.queue_kms_key_id:
             self._under(self._config.aws.queue_kms_key_id, "queues", is_queue=True)
@@ -219,6 +224,17 @@ class SetupChecks:
         if lease.subscription_arn:
             subscription = await self._reader.subscription(lease.subscription_arn)
         return node_finding(lease, queue, subscription, aws.topic_arn, aws.topic_shards)
+
+    async def _consumer(self, consumer: ConsumerConfig, url: str) -> None:
+        region = consumer.aws_sqs.region
+        if region and region != self._region:
+            told = f"{url} is in {region}, and was not looked at"
+            self._found(Finding(f"consumer {consumer.name}", "note", told))
+            return
+        queue = await self._reader.queue(url)
+        if queue is not None and queue.key:
+            self._under(queue.key, "queues of consumers")
+        self._found(consumer_finding(consumer.name, url, queue, self._region))
 
     async def _generation(self) -> None:
         newest = await self._log.newest(CANARY_CHANNEL)

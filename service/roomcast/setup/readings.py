@@ -69,8 +69,11 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A node's queue. `policy`: JSON text, "" = none. `key`: of KMS, "" = SQS's own."""
+    """A queue. `policy`: JSON text, "" = none. `key`: of KMS, "" = SQS's own. `receives_max`: how
+    often a message is received before it is a dead letter, 0 = there are none.
+    """
 
     arn: str
     policy: str
     key: str
+    receives_max: int = 0

@@ -34,7 +34,9 @@ __all__ = [
     "KEY_FINDING",
     "LATELY_MS",
     "MAPPING_FINDING",
+    "RECEIVES_MIN",
     "clock_finding",
+    "consumer_finding",
     "function_finding",
     "generation_finding",
     "key_finding",
@@ -56,6 +58,10 @@ CLOCK_WARNED_MS: Final = 2000
 CLOCK_REFUSED_MS: Final = 5 * 60 * 1000
 # A canary that is older says nothing of the nodes that are there now.
 LATELY_MS: Final = 10 * 60 * 1000
+# Receives of a consumer's message before it is a dead letter: with the pauses between them
+# (consumers/rules.py), five take half a minute to one, and twenty one and a half hours to three.
+RECEIVES_MIN: Final = 5
+RECEIVES_ADVISED: Final = 20
 # What deploy/template.yaml gives the mapping; a test compares them.
 FILTER: Final = (
     '{"eventName":["INSERT"],"dynamodb":{"Keys":{"offset":{"N":[{"anything-but":["0"]}]}}}}'
@@ -309,6 +315,33 @@ def topic_finding(arn: str, topic: Topic | None) -> Finding:
         "failed",
         f"there is no topic {arn}",
         "set aws.topic_arn to the output TopicArn of the data stack",
+    )
+
+
+def consumer_finding(name: str, url: str, queue: Queue | None, region: str) -> Finding:
+    """Whether a consumer's queue is there, and gives up on what can never be carried out."""
+    title = f"consumer {name}"
+    if queue is None:
+        told = f"there is no queue {url}"
+        return Finding(title, "failed", told, "create it, or mend consumers.aws_sqs.queues")
+    if queue.receives_max >= RECEIVES_MIN:
+        told = f"{queue.arn}: dead letters after {queue.receives_max} receives"
+        return Finding(title, "ok", told)
+    told = (
+        f"{queue.arn} gives up on a message after {queue.receives_max} receives: an outage of "
+        "seconds makes dead letters"
+        if queue.receives_max
+        else f"{queue.arn} has no dead-letter queue: what can never be carried out comes again "
+        "until it expires"
+    )
+    policy = {"deadLetterTargetArn": f"{queue.arn}-dead", "maxReceiveCount": str(RECEIVES_ADVISED)}
+    attributes = json.dumps({"RedrivePolicy": json.dumps(policy)})
+    return Finding(
+        title,
+        "warning",
+        told,
+        f"aws sqs set-queue-attributes --region {region} --queue-url {url} "
+        f"--attributes '{attributes}', with the ARN of a queue for dead letters",
     )
 
 

@@ -132,10 +132,17 @@ async def test_topic_subscription_and_queue() -> None:
         "sqs",
         get_queue_attributes=[
             {"Attributes": {"QueueArn": "arn:q", "Policy": "{}", "KmsMasterKeyId": "k"}},
+            {
+                "Attributes": {
+                    "QueueArn": "arn:q",
+                    "RedrivePolicy": '{"deadLetterTargetArn":"arn:d","maxReceiveCount":20}',
+                }
+            },
             "AWS.SimpleQueueService.NonExistentQueue",
         ],
     )
     assert await sqs.queue("u") == Queue("arn:q", "{}", "k")
+    assert await sqs.queue("u") == Queue("arn:q", "", "", 20)
     assert await sqs.queue("u") is None
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from roomcast.cli import main as cli
-from roomcast.config import OPTIONS, reference
+from roomcast.config import CONSUMER_OPTIONS, OPTIONS, reference
 from tests.unit.cli.conftest import Told
 
 
@@ -28,7 +28,7 @@ def test_one_section(capsys: pytest.CaptureFixture[str], told: Told) -> None:
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["configdoc", "--json"]) == 0
     told = {each["option"]: each for each in json.loads(capsys.readouterr().out)}
-    assert told.keys() == {option.key for option in OPTIONS}
+    assert told.keys() == {option.key for option in (*OPTIONS, *CONSUMER_OPTIONS)}
     key = told["client.token.hmac_secret_key"]
     assert key["variable"] == "ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY"
     assert (key["secret"], key["default"]) == (True, "")

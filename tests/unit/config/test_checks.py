@@ -14,6 +14,8 @@ from roomcast.config import (
 from roomcast.config.checks import conflicts
 from tests.unit.config.files import refusal, write
 
+CONSUMER = "[[consumers]]\nname = 'orders'\nenabled = true\ntype = 'aws_sqs'\n"
+QUEUE = "https://sqs.eu-west-1.amazonaws.com/123456789012/orders"
 HISTORY = "history_size = 10\nhistory_ttl = '5m'\n"
 
 
@@ -43,6 +45,28 @@ HISTORY = "history_size = 10\nhistory_ttl = '5m'\n"
                 f"topic_arn = 'arn:aws:sns:eu-west-1:123456789012:{'t' * 248}'"
             ),
             "line 2: aws.topic_shards needs a topic whose name has at most 247 characters",
+        ),
+        ("[[consumers]]\ntype = 'aws_sqs'", "line 1: consumers[0] needs a name"),
+        ("[[consumers]]\nname = 'ab'", "line 1: consumers[0] needs a type"),
+        (
+            "[[consumers]]\nname = 'orders'\ntype = 'aws_sqs'\n" * 2,
+            "line 5: consumers[1].name must differ from the others; found 'orders'",
+        ),
+        (CONSUMER, "line 1: consumers[0].aws_sqs.queues needs at least one URL"),
+        (
+            f"{CONSUMER}[consumers.aws_sqs]\nqueues = [{', '.join([repr(QUEUE)] * 2)}]",
+            "consumers[0].aws_sqs.queues has a queue twice",
+        ),
+        (
+            f"{CONSUMER}[consumers.aws_sqs]\nqueues = {[f'{QUEUE}{n}' for n in range(17)]}",
+            "consumers must have at most 16 queues in all; found 17",
+        ),
+        (
+            (
+                f"{CONSUMER}aws_sqs.queues = ['{QUEUE}']\n"
+                "aws_sqs.publication_data_mode = {enabled = true, channels_attribute = ''}"
+            ),
+            "consumers[0].aws_sqs.publication_data_mode.channels_attribute must not be empty",
         ),
         (
             "[server.tls]\ncert_file = 'c.pem'",

@@ -155,6 +155,60 @@ def test_demo_defaults_hold_only_without_a_file(tmp_path: Path) -> None:
     assert loaded.client.token.hmac_secret_key == "mine"
 
 
+CONSUMERS = """
+[[consumers]]
+name = "orders"
+enabled = true
+type = "aws_sqs"
+[consumers.aws_sqs]
+queues = ["https://sqs.eu-west-1.amazonaws.com/123456789012/orders.fifo"]
+visibility_timeout = "1m"
+[consumers.aws_sqs.publication_data_mode]
+enabled = true
+[[consumers]]
+name = "mails"
+type = "aws_sqs"
+"""
+
+
+def test_consumers_come_from_the_file_or_from_one_variable(tmp_path: Path) -> None:
+    orders, mails = load(write(tmp_path, CONSUMERS), {}).consumers
+    assert orders.enabled
+    assert not mails.enabled
+    assert orders.aws_sqs.queues[0].endswith("orders.fifo")
+    assert orders.aws_sqs.visibility_timeout_s == 60
+    assert orders.aws_sqs.publication_data_mode.enabled
+    assert mails.aws_sqs.wait_time_time_s == 20
+    variable = json.dumps([{"name": "other", "type": "aws_sqs"}])
+    (other,) = load(write(tmp_path, CONSUMERS), {"ROOMCAST_CONSUMERS": variable}).consumers
+    assert other.name == "other"
+    assert len(load(write(tmp_path, CONSUMERS), {"ROOMCAST_CONSUMERS": ""}).consumers) == 2
+    secret = json.dumps({"ROOMCAST_CONSUMERS": variable})
+    assert load(None, {"ROOMCAST_SECRET": secret}).consumers == (other,)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("no", "environment: ROOMCAST_CONSUMERS is not JSON"),
+        ('{"name": "a"}', "environment: ROOMCAST_CONSUMERS: consumers must be tables"),
+        (json.dumps([{}] * 17), "consumers must be at most 16 tables; found 17"),
+        ('[{"nmae": "a"}]', "consumers[0].nmae is not an option (did you mean consumers.name?)"),
+        ('[{"name": "a-b"}]', "consumers[0].name must be 2 to 64 letters, digits or _"),
+        ('[{"type": "kafka"}]', "consumers[0].type must be `aws_sqs`; found 'kafka'"),
+        ('[{"aws_sqs": 1}]', "consumers[0].aws_sqs must be a table; found 1"),
+        ('[{"aws_sqs": {"queues": ["orders"]}}]', "must be a list of URLs such as"),
+        ('[{"aws_sqs": {"queues": ["https://a:b@c/1/d"]}}]', "consumers[0].aws_sqs.queues must be"),
+        ('[{"aws_sqs": {"visibility_timeout": "13h"}}]', "a duration such as"),
+    ],
+)
+def test_a_wrong_consumer_is_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load(None, {"ROOMCAST_CONSUMERS": text})
+    assert message in str(raised.value)
+    assert "a:b@" not in str(raised.value)
+
+
 def test_variables_leave_the_namespaces_of_development_alone() -> None:
     loaded = load(None, {"ROOMCAST_NODE_DRAIN_S": "2"}, demo=True)
     assert loaded.channel == dev_config().channel

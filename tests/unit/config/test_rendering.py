@@ -12,11 +12,15 @@ from hypothesis import strategies as st
 
 from docs.options import BEGIN, END, PAGE, with_tables
 from roomcast.config import (
+    CONSUMER_OPTIONS,
     MASK,
     OPTIONS,
+    AwsSqsConfig,
     ClientConfig,
     Config,
+    ConsumerConfig,
     NodeConfig,
+    PublicationDataModeConfig,
     TokenConfig,
     effective,
     effective_toml,
@@ -24,6 +28,8 @@ from roomcast.config import (
 )
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 from tests.unit.config.files import write
+
+DOCUMENTED = (*OPTIONS, *CONSUMER_OPTIONS)
 
 
 def test_secrets_are_masked_wherever_a_configuration_is_shown() -> None:
@@ -40,15 +46,36 @@ def test_the_documentation_is_complete_and_right() -> None:
     section = text.partition(BEGIN)[2].partition(END)[0]
     # And the table as a reader sees it names every option with its default.
     rows = re.findall(r"^\| `(\w+)` \| .* \| `(.*)` \| .+ \|$", section, re.MULTILINE)
-    assert [name for name, _ in rows] == [each.key.rpartition(".")[2] for each in OPTIONS]
+    assert [name for name, _ in rows] == [each.key.rpartition(".")[2] for each in DOCUMENTED]
     assert [json.loads(default) for _, default in rows] == [
-        each.to_file(each.default) for each in OPTIONS
+        each.to_file(each.default) for each in DOCUMENTED
     ]
 
 
 def test_the_example_in_the_documentation_is_valid(tmp_path: Path) -> None:
     (example,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert load(write(tmp_path, example), {}) != Config()
+
+
+def consumers() -> st.SearchStrategy[tuple[ConsumerConfig, ...]]:
+    one = st.builds(
+        ConsumerConfig,
+        name=st.just("orders"),
+        enabled=st.booleans(),
+        type=st.just("aws_sqs"),
+        aws_sqs=st.builds(
+            AwsSqsConfig,
+            queues=st.just(("https://sqs.eu-central-1.amazonaws.com/123456789012/orders.fifo",)),
+            sns_envelope=st.booleans(),
+            visibility_timeout_s=st.integers(5, 43_200),
+            publication_data_mode=st.builds(
+                PublicationDataModeConfig,
+                enabled=st.booleans(),
+                tags_attribute_prefix=st.sampled_from(["", "tag."]),
+            ),
+        ),
+    )
+    return st.lists(one, max_size=1).map(tuple)
 
 
 @st.composite
@@ -85,6 +112,7 @@ def configurations(draw: st.DrawFn) -> Config:
         ),
         channel=ChannelRules(channel_options(), {name: channel_options() for name in names}),
         node=NodeConfig(drain_s=draw(st.floats(0, 3600))),
+        consumers=draw(consumers()),
     )
 
 
@@ -97,5 +125,6 @@ def test_what_is_in_effect_means_the_same_when_it_is_loaded_again(
     document = tomllib.loads(text)
     # An array of tables that has none is not written at all.
     document["channel"].setdefault("namespaces", [])
+    document.setdefault("consumers", [])
     assert document == effective(config)
     assert load(write(tmp_path, text), {}) == config

@@ -22,7 +22,7 @@ from roomcast.fleet.lease_record import Lease
 from roomcast.gateway.http import add_metrics_route
 from roomcast.node.health import Health
 from roomcast.node.prometheus import FAMILIES, Exposition, Source
-from roomcast.observe.counters import Histogram, Transport
+from roomcast.observe.counters import ConsumerCounters, Histogram, Transport
 from roomcast.ports import Throttled
 from tests.unit.recorder import Recorder
 from tests.unit.worlds import Fleet, LocalNode, until
@@ -49,7 +49,9 @@ async def node(fleet: Fleet) -> AsyncIterator[LocalNode]:
 def text_of(node: LocalNode) -> str:
     calls = {("dynamodb.PutItem", "ok"): Histogram()}
     calls["dynamodb.PutItem", "ok"].add(0.004)
-    return Exposition(Source(node.assembly, node.assembly.node.health, calls)).text().decode()
+    consumers = {"orders": ConsumerCounters(failed={"unreadable": 2}, ages_s={"a": 1, "b": 3})}
+    source = Source(node.assembly, node.assembly.node.health, calls, consumers)
+    return Exposition(source).text().decode()
 
 
 def families_of(text: str) -> dict[str, Metric]:
@@ -169,6 +171,16 @@ async def test_what_happened_is_counted(node: LocalNode) -> None:
     assert value(text, "roomcast_sent_bytes_total", to="channel") > 0
     assert value(text, "roomcast_ring_bytes") > 0
     assert value(text, "roomcast_queue_messages_total") > 0
+
+
+async def test_consumers_are_told_by_their_names(node: LocalNode) -> None:
+    text = text_of(node)
+    for line in (
+        'roomcast_consumer_failed_total{consumer="orders",reason="unreadable"} 2.0',
+        'roomcast_consumer_receives_total{consumer="orders",outcome="failed"} 0.0',
+        'roomcast_consumer_age_seconds{consumer="orders"} 3.0',
+    ):
+        assert line in text
 
 
 async def test_transports_and_commands_on_their_way_are_seen(fleet: Fleet) -> None:

@@ -15,7 +15,7 @@ import pytest
 from roomcast.account.ports import NotAllowed
 from roomcast.account.readings import Key
 from roomcast.account.rules import Finding
-from roomcast.config import AwsConfig, Config
+from roomcast.config import AwsConfig, AwsSqsConfig, Config, ConsumerConfig
 from roomcast.fleet.lease_record import Lease
 from roomcast.ports import UnknownOutcome
 from roomcast.setup.checks import NODES_MAX, SetupChecks, WantedTable
@@ -79,7 +79,8 @@ class Reader:
     async def queue(self, url: str) -> Queue | None:
         self._reads("queue")
         policy = '{"Statement":{"Effect":"Allow","Principal":"*","Action":"*"}}'
-        return Queue(QUEUE, policy, "")
+        # That of a consumer.
+        return Queue(QUEUE, policy, "arn:its-key" if url == "u" else "")
 
     async def key(self, key: str) -> Key:
         self._reads("key")
@@ -92,6 +93,7 @@ class World:
         self.memory = MemoryWorld()
         self.clock = ManualClock()
         self.aws = AwsConfig(topic_arn=TOPIC)
+        self.consumers: tuple[ConsumerConfig, ...] = ()
         self.lives("n1")
 
     def lives(self, node: str) -> None:
@@ -103,7 +105,7 @@ class World:
     async def run(self) -> dict[str, Finding]:
         told: list[Finding] = []
         checks = SetupChecks(
-            replace(Config(), aws=self.aws),
+            replace(Config(), aws=self.aws, consumers=self.consumers),
             self.reader,
             MemoryLeases(self.memory),
             MemoryChannelTable(self.memory, self.clock),
@@ -177,6 +179,23 @@ async def test_an_emulator_needs_no_lambda(world: World) -> None:
     assert needs_attention(await world.run()) == {"event source mapping": "failed"}
     world.aws = replace(world.aws, endpoint_url="http://127.0.0.1:5000")
     assert (await world.run())["event source mapping"].outcome == "note"
+
+
+async def test_queues_of_consumers_that_are_enabled(world: World) -> None:
+    def consumer(name: str, *, enabled: bool = True, region: str = "") -> ConsumerConfig:
+        return ConsumerConfig(name, enabled, "aws_sqs", AwsSqsConfig(queues=("u",), region=region))
+
+    world.consumers = (
+        consumer("orders"),
+        consumer("off", enabled=False),
+        consumer("near", region="eu-west-1"),
+        consumer("far", region="us-east-1"),
+    )
+    found = await world.run()
+    assert needs_attention(found) == {"consumer orders": "warning", "consumer near": "warning"}
+    assert found["consumer far"].outcome == "note"
+    assert "consumer off" not in found
+    assert "key of KMS: queues of consumers" in found
 
 
 async def test_of_a_large_fleet_some_queues_are_looked_at(world: World) -> None:

@@ -27,6 +27,7 @@ from roomcast.setup.rules import (
     FILTER,
     LATELY_MS,
     clock_finding,
+    consumer_finding,
     function_finding,
     generation_finding,
     key_finding,
@@ -213,6 +214,25 @@ def test_a_topic_that_is_not_there() -> None:
     assert topic_finding(TOPIC, Topic(TOPIC, "")).outcome == "ok"
     found = topic_finding(TOPIC, None)
     assert (found.outcome, f"no topic {TOPIC}" in found.told) == ("failed", True)
+
+
+def test_a_consumers_queue_gives_up_on_what_nobody_can_carry_out() -> None:
+    url = "https://sqs.eu-west-1.amazonaws.com/123456789012/orders"
+    found = [
+        consumer_finding("orders", url, queue, REGION)
+        for queue in (
+            None,
+            Queue(QUEUE_ARN, "", ""),
+            *(Queue(QUEUE_ARN, "", "", n) for n in (4, 5)),
+        )
+    ]
+    assert [each.outcome for each in found] == ["failed", "warning", "warning", "ok"]
+    assert {each.name for each in found} == {"consumer orders"}
+    assert "no dead-letter queue" in found[1].told
+    assert url in found[1].ask
+    attributes = json.loads(found[1].ask.split("'")[1])
+    assert json.loads(attributes["RedrivePolicy"])["maxReceiveCount"] == "20"
+    assert "after 4 receives" in found[2].told
 
 
 def test_the_queue_that_a_node_makes_is_right() -> None:

@@ -113,7 +113,8 @@ class ApiCall:
     `late`: the request may have waited for a long time before it was read. `payload_bytes_max`:
     bytes of a publication's data. `containers`: those that were not taken yet.
     `turns`: those of the node, each for COMMANDS_AT_A_TIME. `parents`: of its publications, in
-    their traces.
+    their traces. `key`: the idempotency key of stored publications that bring none; None = they
+    have none.
     """
 
     node: Node
@@ -123,6 +124,7 @@ class ApiCall:
     containers: Containers
     turns: Turns
     parents: Parents = field(default_factory=Parents)
+    key: str | None = None
 
 
 class UnderWay:

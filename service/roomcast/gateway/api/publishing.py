@@ -286,7 +286,7 @@ def _submitted(
             channel,
             content.publication(_may_differ(options, content)),
             options.history_ttl_s * 1000,
-            content.key,
+            content.key or call.key,
             received_ms=call.received_ms,
             caller=CALLER,
             parent=call.parents.next(),

@@ -1,0 +1,1 @@
+"""Publishes what back ends put into queues of SQS, as Centrifugo's consumers do."""
