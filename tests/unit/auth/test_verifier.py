@@ -30,6 +30,7 @@ from roomcast.auth.claims import (
     TokenUnverifiable,
 )
 from roomcast.auth.jwks import DEMAND_PAUSE_S, FetchFailed, JwksKeys
+from roomcast.auth.jwks_sets import JwksSets
 from roomcast.auth.keys import KEY_ALGORITHMS, private_key
 from roomcast.auth.verifier import (
     HEADER_CHARS_MAX,
@@ -45,11 +46,16 @@ from tests.signers import ALGORITHMS, Signer, jwks, signer
 from tests.unit.worlds import until
 
 KEY = "k" * 64
+ENDPOINT = "https://id.example/jwks"
 NOW_S = 1_700_000_000.0
 
 
 def verifier(**options: str) -> TokenVerifier:
-    return TokenVerifier(TokenConfig(**{"hmac_secret_key": KEY, **options}))
+    return TokenVerifier(token_config(**{"hmac_secret_key": KEY, **options}))
+
+
+def token_config(**options: Any) -> TokenConfig:
+    return TokenConfig(**options)
 
 
 def segment(value: bytes) -> str:
@@ -260,7 +266,7 @@ PAIRS = ["RS256", "ES256", "ES384", "ES512", "EdDSA"]
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 async def test_tokens_of_every_algorithm(algorithm: str) -> None:
     own = signer(algorithm)
-    checker = TokenVerifier(TokenConfig(**{ALGORITHMS[algorithm]: own.pem}))
+    checker = TokenVerifier(token_config(**{ALGORITHMS[algorithm]: own.pem}))
     assert checker.enabled
     for kid in (None, "any"):
         assert await checker.connection(own.sign(CLAIMS, kid), NOW_S) == ANN
@@ -280,7 +286,7 @@ async def test_tokens_of_every_algorithm(algorithm: str) -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 async def test_a_key_signs_for_no_algorithm_but_its_own(algorithm: str) -> None:
     """Also not for one whose key is not configured, and never for a shared secret."""
-    checker = TokenVerifier(TokenConfig(**{ALGORITHMS[algorithm]: signer(algorithm).pem}))
+    checker = TokenVerifier(token_config(**{ALGORITHMS[algorithm]: signer(algorithm).pem}))
     for other in {*KEY_ALGORITHMS, "HS256", "HS384", "HS512", "none", "PS256", "ES256K"} - {
         algorithm
     }:
@@ -307,7 +313,7 @@ async def test_a_public_key_is_no_secret(algorithm: str, with_secret: bool) -> N
     """Key confusion: everybody knows the public key, and HMAC takes any bytes for a key."""
     own = signer(algorithm)
     options = {ALGORITHMS[algorithm]: own.pem} | ({"hmac_secret_key": KEY} if with_secret else {})
-    checker = TokenVerifier(TokenConfig(**options))
+    checker = TokenVerifier(token_config(**options))
     for secret, name in product(as_secrets(own), ("HS256", "HS384", "HS512")):
         signed = f"{segment(json.dumps({'alg': name}).encode())}.{segment(b'{}')}"
         mac = hmac.digest(secret, signed.encode(), name.replace("HS", "sha"))
@@ -326,17 +332,17 @@ def test_a_key_of_another_type_stops_the_start(option: str, found: str) -> None:
         "nonsense": "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",
     }.get(found) or signer(found).pem
     if ALGORITHMS.get(found) == option:
-        TokenVerifier(TokenConfig(**{option: pem}))
+        TokenVerifier(token_config(**{option: pem}))
         return
     with pytest.raises(ConfigError, match=f"client.token.{option} must be a public key") as caught:
-        TokenVerifier(TokenConfig(**{option: pem}))
+        TokenVerifier(token_config(**{option: pem}))
     assert pem not in str(caught.value)
 
 
 @pytest.mark.parametrize("algorithm", PAIRS)
 async def test_we_sign_with_private_keys(algorithm: str) -> None:
     key = private_key(signer(algorithm).private_pem)
-    checker = TokenVerifier(TokenConfig(**{ALGORITHMS[algorithm]: signer(algorithm).pem}))
+    checker = TokenVerifier(token_config(**{ALGORITHMS[algorithm]: signer(algorithm).pem}))
     caps = [{"channels": ["news"], "allow": ["sub"]}]
     token = sign_connection(
         "ann", key, 60, now_s=NOW_S, kid="k7", claims={"caps": caps, "sub": "bob"}
@@ -370,7 +376,10 @@ class Provider:
         return self.body
 
     def verifier(self, **options: str) -> TokenVerifier:
-        return TokenVerifier(TokenConfig(**options), jwks=self.keys)
+        return TokenVerifier(
+            token_config(jwks_public_endpoint=ENDPOINT, **options),
+            jwks=JwksSets({ENDPOINT: self.keys}),
+        )
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_where_keys_may_be_published(address: str) -> None:
         "example.com/jwks",
         "https://example.com/jwks#fragment",
         "https://example.com/a b",
-        "https://{{tenant}}.example.com/jwks",
+        "https://example.com/{tenant}",
         "https://example.com/\n",
     ],
 )
