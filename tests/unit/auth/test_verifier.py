@@ -404,9 +404,9 @@ async def test_a_previous_key_alone_is_a_key() -> None:
 
 async def test_no_public_key_is_taken_for_the_previous_secret() -> None:
     pem = signer("RS256").pem
+    config = token_config(hmac_secret_key=NEW, hmac_previous_secret_key=pem)
     with pytest.raises(ConfigError, match="hmac_previous_secret_key must be a secret"):
-        rotating_with = token_config(hmac_secret_key=NEW, hmac_previous_secret_key=pem)
-        TokenVerifier(rotating_with)
+        TokenVerifier(config)
     checker = rotating(rsa_public_key=pem)
     for forged in (
         handmade({"alg": "RS256"}, b'{"sub":"ann"}', OLD),
@@ -537,8 +537,8 @@ async def test_the_keys_of_one_issuer_sign_for_no_other() -> None:
             token = tenants["one"].sign({"sub": "ann", "iss": issuer})
             with pytest.raises(TokenInvalid):
                 await checker.connection(token, NOW_S)
+        header = segment(b'{"alg":"ES256","kid":"k1"}')
         with pytest.raises(TokenInvalid):
-            header = segment(b'{"alg":"ES256","kid":"k1"}')
             await checker.connection(f"{header}.{segment(b'5')}.AAAA", NOW_S)
         with pytest.raises(TokenInvalid):
             await checker.connection(header, NOW_S)
