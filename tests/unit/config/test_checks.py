@@ -113,8 +113,10 @@ HISTORY = "history_size = 10\nhistory_ttl = '5m'\n"
         ),
         (
             "[client]\nuser_personal_single_connection = true",
-            "line 2: client.user_personal_single_connection needs "
-            "client.subscribe_to_user_personal_channel",
+            (
+                "line 2: client.user_personal_single_connection needs "
+                "client.subscribe_to_user_personal_channel"
+            ),
         ),
         (
             "[client.token]\nhmac_previous_secret_key_valid_until = 1700000000",
