@@ -222,7 +222,7 @@ PURE: Final = frozenset(
 
 # Libraries that no pure module imports, whatever its room may:
 # those that are not data in, data out.
-LIBRARIES: Final = frozenset({"orjson", "google", "jwt"})
+LIBRARIES: Final = frozenset({"orjson", "google", "jwt", "re2"})
 
 
 @dataclass(slots=True)
