@@ -66,7 +66,7 @@ def _room(about: str, rooms: str = "", libraries: str = "", *, environment: bool
 ROOMS: Final[Mapping[str, Room]] = {
     "wire": _room(
         "① the Centrifuge protocol: frames to commands, replies and pushes, in JSON and Protobuf",
-        "frozen",
+        "frozen patterns",
         "google orjson",
     ),
     "client": _room(
@@ -106,7 +106,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "auth": _room(
         "from a token to its claims: keys, signatures, JWKS",
-        "backoff config frozen ports wire",
+        "backoff config frozen patterns ports wire",
         "cryptography jwt orjson structlog",
     ),
     "hooks": _room(
@@ -146,7 +146,7 @@ ROOMS: Final[Mapping[str, Room]] = {
         "ports rates wire __version__",
         "orjson structlog",
     ),
-    "config": _room("what may be set, and where it is read from", "observe wire"),
+    "config": _room("what may be set, and where it is read from", "observe patterns wire"),
     "bench": _room(
         "`roomcast bench`: the load of a deployment, its clients, and what they saw",
         "backoff wire __version__",
@@ -185,6 +185,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     "concurrency": _room("work beside work"),
     "rates": _room("token buckets"),
     "frozen": _room("objects that do not change, cheap to make"),
+    "patterns": _room("regular expressions in linear time", "", "re2"),
     "backoff": _room("pauses between attempts that fail"),
     "__main__": _room("`python -m roomcast`", "cli"),
     "__version__": _room("the version"),
@@ -218,7 +219,7 @@ MODULES: Final[Mapping[str, Room]] = {
 # Data in, data out: no clock, chance, environment, log, I/O or await.
 PURE: Final = frozenset(
     {
-        "wire", "account.readings", "account.rules", "admin.passwords", "admin.sessions", "auth.claims", "auth.summary", "backoff", "bench.advice", "bench.chart", "bench.commands", "bench.histogram", "bench.ledger", "bench.plan", "bench.report", "client.closings", "client.effects", "client.permissions", "client.session", "cost", "config.channel_options", "config.checks", "config.consumer_options", "consumers.messages", "consumers.rules", "config.declaration",
+        "wire", "account.readings", "account.rules", "admin.passwords", "admin.sessions", "auth.claims", "auth.summary", "backoff", "bench.advice", "bench.chart", "bench.commands", "bench.histogram", "bench.ledger", "bench.plan", "bench.report", "client.closings", "client.effects", "client.permissions", "client.session", "cost", "config.channel_options", "config.checks", "config.consumer_options", "consumers.messages", "consumers.rules", "config.declaration", "config.issuers", "patterns",
         "config.messages", "config.options", "config.rendering", "hooks.api",
         "hooks.events", "log.contention", "log.idempotency", "log.item", "log.rules", "log.times", "delivery.allowance", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil", "delivery.gap_wait",
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer",
@@ -230,7 +231,7 @@ PURE: Final = frozenset(
 
 # Libraries that no pure module imports, whatever its room may:
 # those that are not data in, data out.
-LIBRARIES: Final = frozenset({"orjson", "google", "jwt"})
+LIBRARIES: Final = frozenset({"orjson", "google", "jwt", "re2"})
 
 
 @dataclass(slots=True)

@@ -230,7 +230,7 @@ SECTIONS: Final = (
             ),
             Feature(
                 "map and shared poll subscriptions",
-                without=_nowhere("error 108"),
+                without=_nowhere("error 108: experiments upstream"),
                 without_by=["test_not_there::test_other_subscriptions_are_refused", _NOT_PYTHONS],
             ),
         ),

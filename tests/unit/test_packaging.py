@@ -28,6 +28,7 @@ BROUGHT_BY: Final = {
     "google": "protobuf",
     "jwt": "pyjwt",
     "prometheus_client": "prometheus-client",
+    "re2": "google-re2",
     "werkzeug": "moto",
     "yarl": "aiohttp",
 }

@@ -15,7 +15,9 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from roomcast.auth.jwks import JwksKeys
-from roomcast.auth.verifier import TokenVerifier
+from roomcast.auth.jwks_sets import JwksSets
+from roomcast.auth.ports import Verifier
+from roomcast.auth.verifier import TokenVerifier, verifier_of
 from roomcast.client.connection import Connection
 from roomcast.concurrency import beside
 from roomcast.config import ClientConfig, Config, HooksConfig, NodeConfig, TokenConfig
@@ -503,12 +505,19 @@ def local_node(
     assembly = assemble(
         core,
         lease=lease,
-        verifier=TokenVerifier(
-            configured.client.token, insecure=configured.client.insecure, jwks=jwks
-        ),
+        verifier=_verifier(configured.client, jwks),
         listening=True,
     )
     return LocalNode(world, clock, assembly, lease.names)
+
+
+def _verifier(client: ClientConfig, jwks: JwksKeys | None) -> Verifier:
+    """`jwks`: the keys of an endpoint that the configuration names then."""
+    if jwks is None:
+        return verifier_of(client, insecure=client.insecure)
+    endpoint = "https://id.example/jwks"
+    token = replace(client.token, jwks_public_endpoint=endpoint)
+    return TokenVerifier(token, insecure=client.insecure, jwks=JwksSets({endpoint: jwks}))
 
 
 def ids(name: str) -> Callable[[], str]:

@@ -157,18 +157,25 @@ class SubscriptionClaims:
 
 
 def connection_claims(
-    claims: Json, now_s: float, *, audience: str = "", issuer: str = "", loads: Loads = json.loads
+    claims: Json,
+    now_s: float,
+    *,
+    audience: str = "",
+    issuer: str = "",
+    user_id_claim: str = "",
+    loads: Loads = json.loads,
 ) -> ConnectionClaims:
     """Checks the claims of a connection token. `audience` and `issuer` "" = not required.
 
-    `loads` decodes the JSON in `b64info`. Raises TokenExpired, TokenEarly or TokenInvalid.
+    `user_id_claim`: the claim that names the user; "" = `sub`. `loads` decodes the JSON in
+    `b64info`. Raises TokenExpired, TokenEarly or TokenInvalid.
     """
     valid = _checked(claims, now_s, audience, issuer)
     if "channel" in valid:
         # Otherwise a token for one channel would open a connection.
         raise TokenInvalid("a subscription token where a connection token belongs")
     return ConnectionClaims(
-        user=_text(valid, "sub", ""),
+        user=_user(valid, user_id_claim),
         expires_at=_expires_at(valid, now_s),
         info=_payload(valid, "info", loads),
         meta=valid.get("meta"),
@@ -178,7 +185,13 @@ def connection_claims(
 
 
 def subscription_claims(
-    claims: Json, now_s: float, *, audience: str = "", issuer: str = "", loads: Loads = json.loads
+    claims: Json,
+    now_s: float,
+    *,
+    audience: str = "",
+    issuer: str = "",
+    user_id_claim: str = "",
+    loads: Loads = json.loads,
 ) -> SubscriptionClaims:
     """Checks the claims of a subscription token. Arguments and errors are those of
     `connection_claims`.
@@ -188,7 +201,7 @@ def subscription_claims(
     if not channel:
         raise TokenInvalid("a subscription token without channel")
     return SubscriptionClaims(
-        user=_text(valid, "sub", ""),
+        user=_user(valid, user_id_claim),
         channel=channel,
         expires_at=_expires_at(valid, now_s),
         info=_payload(valid, "info", loads),
@@ -248,6 +261,17 @@ def _time(claims: Mapping[str, Json], name: str) -> float:
 
 def _text(claims: Mapping[str, Json], name: str, default: str) -> str:
     return member(claims, name, TEXT, default, TokenInvalid)
+
+
+def _user(claims: Mapping[str, Json], name: str) -> str:
+    """The user. Application's own ids may be numbers, which Centrifugo takes as well."""
+    if not name:
+        return _text(claims, "sub", "")
+    found = claims.get(name, "")
+    # A bool is an int to Python.
+    if isinstance(found, int) and not isinstance(found, bool):
+        return str(found)
+    return _text(claims, name, "")
 
 
 def _payload(claims: Mapping[str, Json], name: str, loads: Loads) -> Json:

@@ -57,15 +57,22 @@ class JwksKeys:
     """The keys of one endpoint.
 
     `fetch` returns the endpoint's answer, bounded in size, or raises FetchFailed. `random`: [0, 1),
-    for jitter.
+    for jitter. `endpoint`: its address, for the log; "" = there is
+    no other.
     """
 
     def __init__(
-        self, fetch: Callable[[], Awaitable[bytes]], clock: Clock, random: Callable[[], float]
+        self,
+        fetch: Callable[[], Awaitable[bytes]],
+        clock: Clock,
+        random: Callable[[], float],
+        *,
+        endpoint: str = "",
     ) -> None:
         self._fetch = fetch
         self._clock = clock
         self._random = random
+        self._about = {"endpoint": endpoint} if endpoint else {}
         self._keys = KeySet()
         # The number of fetches begun, and the start of the last one. The number of the fetch that
         # brought the present keys, and its start.
@@ -143,6 +150,7 @@ class JwksKeys:
                 "jwks_fetch_failed",
                 reason=str(error) or f"no answer within {FETCH_LIMIT_S:g} s",
                 keys=len(self._keys) if self.usable else 0,
+                **self._about,
             )
             return False
         finally:
@@ -154,12 +162,18 @@ class JwksKeys:
 
     def _take(self, keys: KeySet) -> None:
         if keys.kids != self._keys.kids or len(keys) != len(self._keys):
-            _log.info("jwks_changed", keys=len(keys), kids=sorted(keys.kids)[:_KIDS_TOLD_MAX])
+            _log.info(
+                "jwks_changed",
+                keys=len(keys),
+                kids=sorted(keys.kids)[:_KIDS_TOLD_MAX],
+                **self._about,
+            )
         if keys.refused and keys.refused != self._keys.refused:
             _log.warning(
                 "jwks_keys_refused",
                 keys=len(keys.refused),
                 reasons=keys.refused[:_KIDS_TOLD_MAX],
+                **self._about,
             )
         self._keys, self._got, self._got_s = keys, self._begun, self._begun_s
 

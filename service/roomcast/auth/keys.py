@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import gcd, prod
 from typing import Any, Final
@@ -30,6 +31,7 @@ from jwt.exceptions import PyJWTError
 __all__ = [
     "JWKS_KEYS_MAX",
     "KEY_ALGORITHMS",
+    "PEM_KEYS_MAX",
     "RSA_BITS_MAX",
     "RSA_BITS_MIN",
     "RSA_EXPONENT_BITS_MAX",
@@ -39,7 +41,7 @@ __all__ = [
     "SigningKey",
     "VerifyingKey",
     "private_key",
-    "public_key",
+    "public_keys",
     "read_jwks",
 ]
 
@@ -71,6 +73,9 @@ _ED25519_SMALL_ORDER: Final = frozenset(
 JWKS_KEYS_MAX: Final = 100
 # A `kid` is a short name. Longer ones are not looked up.
 _KID_CHARS_MAX: Final = 256
+# Public keys in one option: those of a rotation. Each is tried with a token.
+PEM_KEYS_MAX: Final = 2
+_PEM_BLOCK: Final = re.compile(r"-----BEGIN .+?-----END [A-Z ]+-----", re.DOTALL)
 # Keys that an error names.
 _REFUSED_TOLD_MAX: Final = 3
 # One number of a key in base64url: an RSA modulus of RSA_BITS_MAX, with some room.
@@ -144,14 +149,24 @@ class KeySet:
         return fitting[0] if fitting and (kid is not None or len(fitting) == 1) else None
 
 
-def public_key(pem: str, wanted: type[PublicKey]) -> VerifyingKey:
-    """The public key of type `wanted` in `pem`. A line break may be written as a backslash and an
-    n.
+def public_keys(pem: str, wanted: type[PublicKey]) -> Sequence[VerifyingKey]:
+    """The public keys of type `wanted` in `pem`, one after the other. A line break may be written
+    as a backslash and an n.
 
-    Raises KeyRefused.
+    Raises KeyRefused, also for more than PEM_KEYS_MAX.
     """
+    text = pem.replace("\\n", "\n")
+    blocks = _PEM_BLOCK.findall(text)
+    if not blocks or _PEM_BLOCK.sub("", text).strip():
+        raise KeyRefused("not a public key in PEM form")
+    if len(blocks) > PEM_KEYS_MAX:
+        raise KeyRefused(f"more than {PEM_KEYS_MAX} keys")
+    return [_public_key(block, wanted) for block in blocks]
+
+
+def _public_key(pem: str, wanted: type[PublicKey]) -> VerifyingKey:
     try:
-        key = load_pem_public_key(pem.replace("\\n", "\n").encode())
+        key = load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm) as error:
         raise KeyRefused("not a public key in PEM form") from error
     if not isinstance(key, wanted):

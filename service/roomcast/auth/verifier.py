@@ -1,8 +1,13 @@
 """Verifies the signatures of JSON Web Tokens, and signs tokens for trials.
 
 claims.py checks the claims. The configured keys decide which algorithms are accepted, never the
-token. A table that is made at the start maps each algorithm to its key or to the JWKS endpoint. The
-token's header only selects from this table.
+token. A table that is made at the start maps each algorithm to its keys; the JWKS endpoints have
+others. The token's header, and with several issuers its `iss` and `aud`, only select among these.
+
+For a rotation there may be two keys of a kind (docs/operations.md#rotate-a-key). Each is tried. A
+previous secret has an end. What it signed is answered as expired from then on, so that the client
+fetches a token of the new key. That gives nothing to whoever has the old secret: the answer is the
+same for any token of theirs, and none of them opens anything.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypedDict, TypeVar, Unpack
 
 import orjson
@@ -33,17 +38,19 @@ from roomcast.auth.claims import (
     connection_claims,
     subscription_claims,
 )
+from roomcast.auth.issuers import Issuers
 from roomcast.auth.jwks import JwksKeys
+from roomcast.auth.jwks_sets import JwksSets
 from roomcast.auth.keys import (
     KEY_ALGORITHMS,
     KeyRefused,
     PublicKey,
     SigningKey,
     VerifyingKey,
-    public_key,
+    public_keys,
 )
 from roomcast.auth.ports import Verifier
-from roomcast.config import ConfigError, TokenConfig
+from roomcast.config import ClientConfig, ConfigError, TokenConfig
 from roomcast.wire.publication import Json
 
 __all__ = [
@@ -52,9 +59,11 @@ __all__ = [
     "TOKEN_CHARS_MAX",
     "Chosen",
     "CountedVerifier",
+    "SeparateVerifier",
     "TokenVerifier",
     "sign_connection",
     "sign_subscription",
+    "verifier_of",
 ]
 
 # Checked before decoding, to bound the work that an unknown peer can cause.
@@ -96,35 +105,47 @@ def _jws() -> PyJWS:
 
 
 class TokenVerifier:
-    """Verifies tokens with the configured keys."""
+    """Verifies tokens with the keys of one table of the configuration."""
 
     def __init__(
-        self, config: TokenConfig, *, insecure: bool = False, jwks: JwksKeys | None = None
+        self,
+        config: TokenConfig,
+        *,
+        insecure: bool = False,
+        jwks: JwksSets | None = None,
+        table: str = "client.token",
     ) -> None:
         """Raises ConfigError for a malformed key.
 
         `insecure`: a weak key is not logged.
 
-        `jwks`: the keys of the configured endpoint. Without it, those keys are unknown.
+        `jwks`: the keys of the configured endpoints. Without them, those keys are unknown. `table`:
+        the name of `config`, for errors.
         """
         self._config = config
         self._jws = _jws()
-        self._jwks = jwks
+        self._jwks = jwks if config.jwks_public_endpoint else None
+        self._issuers = Issuers(config)
         # By algorithm. Bytes are a shared secret. The table does not change later.
-        self._keys: dict[str, bytes | PublicKey] = {}
+        self._keys: dict[str, Sequence[bytes | PublicKey]] = {}
         if config.hmac_secret_key:
-            self._keys.update(
-                dict.fromkeys(_HASHES, _secret(config.hmac_secret_key, insecure=insecure))
-            )
+            secret = _secret(config, "hmac_secret_key", table, insecure=insecure)
+            self._keys.update(dict.fromkeys(_HASHES, (secret,)))
+        self._previous = (
+            _secret(config, "hmac_previous_secret_key", table, insecure=insecure)
+            if config.hmac_previous_secret_key
+            else None
+        )
         for option, kind in _PUBLIC_KEYS:
             if pem := getattr(config, option):
-                verifying = _configured(option, pem, kind)
-                self._keys.update(dict.fromkeys(verifying.algorithms, verifying.key))
+                for verifying in _configured(f"{table}.{option}", pem, kind):
+                    for algorithm in verifying.algorithms:
+                        self._keys[algorithm] = (*self._keys.get(algorithm, ()), verifying.key)
 
     @property
     def enabled(self) -> bool:
         """Whether any token can be valid: a key or a JWKS endpoint is configured."""
-        return bool(self._keys) or self._jwks is not None
+        return bool(self._keys) or self._previous is not None or self._jwks is not None
 
     async def connection(self, token: str, now_s: float) -> ConnectionClaims:
         """`now_s`: s since 1970.
@@ -140,11 +161,13 @@ class TokenVerifier:
         return self._checked(subscription_claims, await self._claims(token, now_s), now_s)
 
     def _checked(self, read: Callable[..., Claims], claims: Json, now_s: float) -> Claims:
+        self._issuers.check(claims)
         return read(
             claims,
             now_s,
             audience=self._config.audience,
             issuer=self._config.issuer,
+            user_id_claim=self._config.user_id_claim,
             loads=orjson.loads,
         )
 
@@ -155,19 +178,31 @@ class TokenVerifier:
         if not self.enabled:
             raise TokenInvalid("no key is configured")
         algorithm, kid = _named(token)
-        configured = self._keys.get(algorithm)
-        if self._jwks is None or algorithm not in KEY_ALGORITHMS:
-            if configured is None:
-                raise TokenInvalid("an algorithm that no key is configured for")
-            return self._verified(token, algorithm, configured)
-        if configured is not None:
+        refusal: TokenInvalid | None = None
+        for key in self._keys.get(algorithm, ()):
             try:
-                return self._verified(token, algorithm, configured)
-            except TokenInvalid:
-                # The endpoint may have another key of the same type.
-                pass
-        found = await self._fetched(self._jwks, token, algorithm, kid, now_s)
+                return self._verified(token, algorithm, key)
+            except TokenInvalid as error:
+                # Another key of the same kind may have signed it.
+                refusal = error
+        if algorithm in _HASHES and self._previous is not None:
+            return self._by_previous(token, algorithm, self._previous, now_s)
+        if self._jwks is None or algorithm not in KEY_ALGORITHMS:
+            raise refusal or TokenInvalid("an algorithm that no key is configured for")
+        endpoint = self._issuers.endpoint(_claims_of(token))
+        jwks = self._jwks.of(endpoint)
+        if jwks is None:
+            # An expression that takes letters of either case, such as its list does not have.
+            raise TokenInvalid("an issuer without keys")
+        found = await self._fetched(jwks, token, algorithm, kid, now_s)
         return self._verified(token, algorithm, found.key)
+
+    def _by_previous(self, token: str, algorithm: str, key: bytes, now_s: float) -> Json:
+        claims = self._verified(token, algorithm, key)
+        ends_at = self._config.hmac_previous_secret_key_valid_until
+        if ends_at and now_s > ends_at:
+            raise TokenExpired
+        return claims
 
     async def _fetched(
         self, jwks: JwksKeys, token: str, algorithm: str, kid: str | None, now_s: float
@@ -192,6 +227,38 @@ class TokenVerifier:
         except (TypeError, AttributeError, RecursionError) as error:
             # A header with unexpected JSON types, which PyJWT does not check everywhere.
             raise TokenInvalid("malformed header") from error
+
+
+class SeparateVerifier:
+    """Verifies subscription tokens with keys of their own, which open no connection."""
+
+    def __init__(self, connections: Verifier, subscriptions: Verifier) -> None:
+        self._connections = connections
+        self._subscriptions = subscriptions
+
+    @property
+    def enabled(self) -> bool:
+        return self._connections.enabled or self._subscriptions.enabled
+
+    async def connection(self, token: str, now_s: float) -> ConnectionClaims:
+        return await self._connections.connection(token, now_s)
+
+    async def subscription(self, token: str, now_s: float) -> SubscriptionClaims:
+        return await self._subscriptions.subscription(token, now_s)
+
+
+def verifier_of(
+    client: ClientConfig, *, insecure: bool = False, jwks: JwksSets | None = None
+) -> Verifier:
+    """The verifier of a configuration. Arguments and errors are those of TokenVerifier."""
+    verifier = TokenVerifier(client.token, insecure=insecure, jwks=jwks)
+    own = client.subscription_token
+    if not own.enabled:
+        return verifier
+    return SeparateVerifier(
+        verifier,
+        TokenVerifier(own, insecure=insecure, jwks=jwks, table="client.subscription_token"),
+    )
 
 
 class CountedVerifier:
@@ -233,31 +300,29 @@ _REASONS: Final[dict[type[TokenError], str]] = {
 }
 
 
-def _secret(configured: str, *, insecure: bool) -> bytes:
-    secret = configured.encode()
+def _secret(config: TokenConfig, option: str, table: str, *, insecure: bool) -> bytes:
+    secret: bytes = getattr(config, option).encode()
     try:
         HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
     except PyJWTError as error:
         raise ConfigError(
-            "client.token.hmac_secret_key must be a secret shared with the signer; "
+            f"{table}.{option} must be a secret shared with the signer; "
             "found a public key, a certificate or a JWK"
         ) from error
     if len(secret) < HMAC_KEY_BYTES_MIN and not insecure:
         _log.warning(
             "weak_token_key",
-            option="client.token.hmac_secret_key",
+            option=f"{table}.{option}",
             key_bytes_min=HMAC_KEY_BYTES_MIN,
         )
     return secret
 
 
-def _configured(option: str, pem: str, kind: type[PublicKey]) -> VerifyingKey:
+def _configured(option: str, pem: str, kind: type[PublicKey]) -> Sequence[VerifyingKey]:
     try:
-        return public_key(pem, kind)
+        return public_keys(pem, kind)
     except KeyRefused as error:
-        raise ConfigError(
-            f"client.token.{option} must be a public key of its type; found {error}"
-        ) from error
+        raise ConfigError(f"{option} must be a public key of its type; found {error}") from error
 
 
 def _named(token: str) -> tuple[str, str | None]:
@@ -280,12 +345,15 @@ def _says_it_expired(token: str, now_s: float) -> bool:
     """Whether the token expired by its own claim, which is unverified. A false claim only makes the
     client fetch another token.
     """
-    try:
-        claims = _segment(token.split(".")[1])
-    except IndexError:
-        return False
+    claims = _claims_of(token)
     ends = claims.get("exp") if isinstance(claims, dict) else None
     return isinstance(ends, int | float) and not isinstance(ends, bool) and ends <= now_s
+
+
+def _claims_of(token: str) -> Json:
+    """The claims, which nobody has verified. None when there are none."""
+    parts = token.split(".", 2)
+    return _segment(parts[1]) if len(parts) > 1 else None
 
 
 def _segment(segment: str) -> Json:
@@ -299,11 +367,13 @@ def _segment(segment: str) -> Json:
 class Chosen(TypedDict, total=False):
     """Optional arguments of a token. `now_s`: used instead of the present time.
 
-    `claims`: further claims. `kid`: the name of the key, for the header.
+    `claims`: further claims. `kid`: the name of the key, for the header. `user_id_claim`: the claim
+    that names the user; "" = `sub`.
     """
 
     audience: str
     issuer: str
+    user_id_claim: str
     now_s: float | None
     kid: str
     claims: Mapping[str, Json] | None
@@ -320,7 +390,7 @@ def sign_connection(
 
     `key`: a secret (HS256) or a private key. Raises ValueError without one.
     """
-    return _signed({"sub": user}, key, ttl_s, info, chosen)
+    return _signed(user, {}, key, ttl_s, info, chosen)
 
 
 def sign_subscription(
@@ -332,17 +402,28 @@ def sign_subscription(
     **chosen: Unpack[Chosen],
 ) -> str:
     """A subscription token for `user` and `channel`. The rest is as for `sign_connection`."""
-    return _signed({"sub": user, "channel": channel}, key, ttl_s, info, chosen)
+    return _signed(user, {"channel": channel}, key, ttl_s, info, chosen)
 
 
 def _signed(
-    named: Mapping[str, Json], key: str | SigningKey, ttl_s: int, info: Json, chosen: Chosen
+    user: str,
+    named: Mapping[str, Json],
+    key: str | SigningKey,
+    ttl_s: int,
+    info: Json,
+    chosen: Chosen,
 ) -> str:
     if not key:
         raise ValueError("a token cannot be signed without a secret")
     now_s = chosen.get("now_s")
     issued_at = int(time.time() if now_s is None else now_s)
-    payload: dict[str, Any] = {**(chosen.get("claims") or {}), **named, "iat": issued_at}
+    whose = {chosen.get("user_id_claim") or "sub": user}
+    payload: dict[str, Any] = {
+        **(chosen.get("claims") or {}),
+        **whose,
+        **named,
+        "iat": issued_at,
+    }
     if ttl_s:
         payload["exp"] = issued_at + ttl_s
     if info is not None:

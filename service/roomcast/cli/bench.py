@@ -266,6 +266,7 @@ def _tokens(arguments: argparse.Namespace, config: Config, plan: Plan) -> Callab
         plan.clients // plan.ramp + arguments.duration + plan.wait + _TOKEN_SPARE_S,
         audience=configured.audience,
         issuer=configured.issuer,
+        user_id_claim=configured.user_id_claim,
         claims={"caps": caps} if arguments.grant else None,
     )
 

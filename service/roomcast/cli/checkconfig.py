@@ -40,10 +40,10 @@ def add(commands: Subparsers) -> None:
 def checkconfig(arguments: argparse.Namespace) -> int:
     """Prints the effective configuration. Raises ConfigError."""
     config = load(arguments.config, os.environ)
-    from roomcast.auth.verifier import TokenVerifier
+    from roomcast.auth.verifier import verifier_of
 
     # Checks the keys. A short key is reported below, not logged.
-    TokenVerifier(config.client.token, insecure=True)
+    verifier_of(config.client, insecure=True)
     look_at_hooks(config)
     look_at_certificates(config)
     log_levels(config)

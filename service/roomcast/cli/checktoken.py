@@ -34,7 +34,8 @@ examples:
   roomcast token --user ann | roomcast checktoken -    no list of processes has it then
   roomcast checktoken --config roomcast.toml - < token.txt
 
-Verified with the keys of the configuration, client.token.jwks_public_endpoint included; without a
+Verified with the keys of the configuration, previous ones and client.token.jwks_public_endpoint
+included; a token for a channel with those of client.subscription_token, if it is enabled. Without a
 configuration, with the key of `roomcast dev`.
 Exit code 1 and one line on stderr when no server of this configuration would take it now.
 """
@@ -72,20 +73,17 @@ async def _claims(
 ) -> ConnectionClaims | SubscriptionClaims:
     """Raises ConfigError without keys, and Failed for a token that no server would take."""
     from roomcast.auth.claims import TokenError
-    from roomcast.auth.jwks import JwksKeys
-    from roomcast.auth.jwks_endpoint import fetch_jwks
+    from roomcast.auth.jwks_sets import jwks_sets
     from roomcast.auth.summary import names_a_channel
-    from roomcast.auth.verifier import TokenVerifier
+    from roomcast.auth.verifier import verifier_of
     from roomcast.concurrency import beside
     from roomcast.system import SystemClock, random_fraction
 
-    endpoint = config.client.token.jwks_public_endpoint
     async with AsyncExitStack() as stack:
-        keys = None
-        if endpoint:
-            keys = JwksKeys(lambda: fetch_jwks(endpoint), SystemClock(), random_fraction)
+        keys = jwks_sets(config.client, SystemClock(), random_fraction)
+        if keys is not None:
             await stack.enter_async_context(beside(keys.run()))
-        verifier = TokenVerifier(config.client.token, insecure=True, jwks=keys)
+        verifier = verifier_of(config.client, insecure=True, jwks=keys)
         if not verifier.enabled:
             raise ConfigError("client.token has no key: no server would take any token")
         try:

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
 
-from roomcast.auth.verifier import TokenVerifier
+from roomcast.auth.verifier import verifier_of
 from roomcast.aws.schema import channels_table, idempotency_table, nodes_table, presence_table
 from roomcast.concurrency import beside
 from roomcast.config import Config
@@ -110,7 +110,7 @@ class Doctor:
         self._assembly: Assembly = assemble(
             build_core(config, ports, node_id=node),
             lease=self._lease,
-            verifier=TokenVerifier(config.client.token, insecure=config.client.insecure),
+            verifier=verifier_of(config.client, insecure=config.client.insecure),
         )
 
     async def run(self) -> list[Check]:

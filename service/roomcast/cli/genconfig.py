@@ -38,6 +38,10 @@ allowed_origins = ["http://localhost:3000"]
 # Your back end signs tokens for its users with it (HS256). `roomcast token --user ann` makes one
 # for trying things out.
 hmac_secret_key = "{token_key}"
+# While the key is being changed, the other one, and when it ends (docs/operations.md, "Rotate a
+# key"): no token is refused meanwhile.
+# hmac_previous_secret_key = ""
+# hmac_previous_secret_key_valid_until = 0
 
 [http_api]
 # Your back end sends it as X-API-Key.

@@ -19,7 +19,8 @@ from roomcast.cli.arguments import (
     text,
     whole,
 )
-from roomcast.config import Config, ConfigError, config_path, load
+from roomcast.config import ConfigError, TokenConfig, config_path, load
+from roomcast.config.options import BY_KEY
 
 __all__ = ["add"]
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from roomcast.auth.keys import SigningKey
 
 TOKEN_TTL_S_MAX: Final = 10 * 366 * 86_400
-_KEY_VARIABLE: Final = "ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY"
 
 _EXAMPLES: Final = """\
 examples:
@@ -38,8 +38,8 @@ examples:
   roomcast token --user ann --claims '{"caps":[{"channels":["news"],"allow":["sub","pub"]}]}'
   roomcast token --user ann --private-key key.pem --kid 2026-11
 
-Signed with client.token.hmac_secret_key (HS256); without a configuration, with the key of
-`roomcast dev`.
+Signed with client.token.hmac_secret_key (HS256), a token for a channel with that of
+client.subscription_token if it is enabled; without a configuration, with the key of `roomcast dev`.
 With --private-key: RS256 for an RSA key, ES256, ES384 or ES512 by the curve of an EC key, EdDSA for
 an Ed25519 key.
 """
@@ -92,14 +92,17 @@ def add(commands: Subparsers) -> None:
 def token(arguments: argparse.Namespace) -> int:
     """Prints a token. Raises ConfigError and UsageError."""
     config = load(arguments.config, os.environ, demo=True)
-    configured = config.client.token
-    key = _signing_key(arguments, config)
+    client = config.client
+    configured = client.token if arguments.channel is None else client.token_of_subscriptions
+    table = "client.token" if configured is client.token else "client.subscription_token"
+    key = _signing_key(arguments, configured, table)
     from roomcast.auth.verifier import Chosen, sign_connection, sign_subscription
 
     now_s = int(time.time())
     chosen: Chosen = {
         "audience": configured.audience,
         "issuer": configured.issuer,
+        "user_id_claim": configured.user_id_claim,
         "now_s": now_s,
         "kid": arguments.kid,
         "claims": arguments.claims,
@@ -123,8 +126,12 @@ def token(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _signing_key(arguments: argparse.Namespace, config: Config) -> str | SigningKey:
-    """The private key of the arguments, else the secret. Raises ConfigError and UsageError."""
+def _signing_key(
+    arguments: argparse.Namespace, configured: TokenConfig, table: str
+) -> str | SigningKey:
+    """The private key of the arguments, else the secret of the table. Raises ConfigError and
+    UsageError.
+    """
     if arguments.private_key is not None:
         from roomcast.auth.keys import KeyRefused, private_key
 
@@ -132,12 +139,11 @@ def _signing_key(arguments: argparse.Namespace, config: Config) -> str | Signing
             return private_key(Path(arguments.private_key).read_bytes())
         except KeyRefused as error:
             raise UsageError(f"--private-key: {error}") from error
-    secret = config.client.token.hmac_secret_key
+    secret = configured.hmac_secret_key
+    option = BY_KEY[f"{table}.hmac_secret_key"]
     if not secret:
-        raise ConfigError(
-            f"client.token.hmac_secret_key is not set (nor {_KEY_VARIABLE}): nothing to sign with"
-        )
-    if config_path(arguments.config, os.environ) is None and _KEY_VARIABLE not in os.environ:
+        raise ConfigError(f"{option.key} is not set (nor {option.variable}): nothing to sign with")
+    if config_path(arguments.config, os.environ) is None and option.variable not in os.environ:
         print(
             "roomcast: no key is configured; signed with the one of `roomcast dev`", file=sys.stderr
         )

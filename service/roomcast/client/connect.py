@@ -18,8 +18,10 @@ from roomcast.client.session import Admission
 from roomcast.client.subscribe import Subscribing, limit_from_now
 from roomcast.client.tokens import Tokens
 from roomcast.client.work import Work
+from roomcast.fleet.order_signals import ReplaceOrder, Target
 from roomcast.fleet.orders import Subject
 from roomcast.hooks.events import ConnectReply
+from roomcast.log.appender import Full, TooLarge
 from roomcast.observe.counters import Limit
 from roomcast.wire.codes import Disconnect, Error, Failing
 
@@ -104,15 +106,21 @@ class Connecting:
             return
         claims = admission.claims
         most = self._services.limits.user_connections
-        if most and claims.user and roster.of_user(claims.user) >= most:
+        is_alone = self._services.policy.single_connection and bool(claims.user)
+        if most and not is_alone and claims.user and roster.of_user(claims.user) >= most:
             self._services.counters.limited(Limit.USER_CONNECTIONS)
             self._peer.close(Disconnect.CONNECTION_LIMIT)
             return
         session.connected(
             claims.user, claims.info, caps=claims.caps, expires=claims.expires_at is not None
         )
+        if is_alone:
+            self._subject.since_ms = self._services.clock.now_ms()
         # From here on, orders find the connection.
         roster.enter(self._subject)
+        if is_alone and not self._has_replaced_others(claims.user):
+            self._refuse(effect.id, Error.INTERNAL)
+            return
         effects = session.subscribe_at_connect(claims.subs, effect.since)
         if isinstance(effects, Disconnect):
             self._peer.close(effects)
@@ -123,6 +131,23 @@ class Connecting:
             await self._subscribing.subscribe_all(effects, answer, limit_s)
         else:
             self.welcome(effect.id, admission, {})
+
+    def _has_replaced_others(self, user: str) -> bool:
+        """Whether the user's other connections are told to go. Nobody waits for it."""
+        client = self._peer.client
+        order = ReplaceOrder(Target(user), client, self._subject.since_ms)
+        try:
+            sent = self._services.give(order)
+        except (Full, TooLarge) as error:
+            _log.warning("connect_failed", client=client, reason=str(error))
+            return False
+        sent.add_done_callback(self._others_told)
+        return True
+
+    def _others_told(self, sent: asyncio.Future[None]) -> None:
+        if sent.cancelled() or sent.exception() is not None:
+            # Nodes may not know of this connection, and keep an older one: it has to come again.
+            self._peer.close(Disconnect.SERVER_ERROR)
 
     def failed(self, command_id: int, reason: str) -> None:
         """One of the server's subscriptions could not be made."""

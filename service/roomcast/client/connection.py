@@ -102,7 +102,12 @@ def _new_client(badge: str) -> str:
 
 
 class Connection:
-    """From the transport's open to its end. All methods belong to the event loop's thread."""
+    """From the transport's open to its end. All methods belong to the event loop's thread.
+
+    `since_ms`: when it connected, in ms since 1970, where a user has one connection; else 0.
+    """
+
+    since_ms = 0
 
     def __init__(self, services: Services, socket: Socket) -> None:
         self._services = services

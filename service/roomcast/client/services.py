@@ -15,6 +15,7 @@ from roomcast.delivery.dispatcher import Dispatcher
 from roomcast.delivery.envelope import Signal
 from roomcast.delivery.ports import Sink
 from roomcast.delivery.publisher import Publisher
+from roomcast.fleet.order_signals import Order
 from roomcast.fleet.orders import Subject
 from roomcast.fleet.roster import Roster
 from roomcast.hooks.calls import HookCalls
@@ -119,8 +120,9 @@ class Services:
 
     `roster` has the connections whose user is known. `signal` delivers a signal to this node and
     the others; False = it was dropped. `badge`: the node's, which ids of its clients begin with.
-    `hide` tells all nodes to hide a channel's publications up to an offset. `background` runs work
-    that outlives a connection; None = too much waits already. `hooks` calls the application's code.
+    `give` has an order carried out on all nodes; see Orders. `hide` tells all nodes to hide a
+    channel's publications up to an offset. `background` runs work that outlives a connection; None
+    = too much waits already. `hooks` calls the application's code.
     `crowd`: what all connections take in a turn, and `turns`: those of connections that have more
     commands than one turn takes. `tokens`: the
     portions in which tokens are verified. `histories`: places of those that are read, which clients
@@ -145,6 +147,7 @@ class Services:
     presence: PresenceBook
     roster: Roster[Subject]
     signal: Callable[[Signal], bool]
+    give: Callable[[Order], asyncio.Future[None]]
     hide: Callable[[str, int], None]
     background: Callable[[Coroutine[None, None, None]], asyncio.Task[None] | None]
     hooks: HookCalls

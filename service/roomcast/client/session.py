@@ -112,7 +112,8 @@ class Policy:
 
     `insecure`: no token is needed, and every operation that a channel's options provide is allowed.
     `message_size_limit`: bytes of one command. `personal_namespace`: the namespace of the personal
-    channels to which users are subscribed as they connect; None = there are none. `asks_subscribe`,
+    channels to which users are subscribed as they connect; None = there are none.
+    `single_connection`: a user's new connection closes the others. `asks_subscribe`,
     `asks_publish`: the application has this hook. `has_methods`: the application has methods that
     clients may call.
     """
@@ -123,6 +124,7 @@ class Policy:
     channel_limit: int
     message_size_limit: int
     personal_namespace: str | None = None
+    single_connection: bool = False
     asks_subscribe: bool = False
     asks_publish: bool = False
     has_methods: bool = False
@@ -281,6 +283,8 @@ class Session:
         options = self._policy.rules.options(channel)
         if options is None:
             return Fail(command_id, Error.UNKNOWN_CHANNEL)
+        if not options.takes(channel):
+            return Fail(command_id, Error.BAD_REQUEST)
         if request.token and not self._policy.insecure:
             return Authorize(command_id, self.user, request)
         if self._policy.asks_subscribe and self._permissions.is_open_to_hook(channel, options):

@@ -67,6 +67,13 @@ _CHANNEL_RULES: Final[Mapping[str, Rules]] = {
         "else does without a token. Without it `#` means nothing: such a channel is open to whom "
         "the options below open any other."
     ),
+    "channel_regex": Rules(
+        "Regular expression (RE2) that a client's name for a channel must match, without the "
+        "namespace and its colon: others get error 107. Write `^` and `$` where all of it is "
+        'meant: `"^[0-9]+$"`. It matches in microseconds, whatever the name: back-references '
+        "and looking ahead are no part of RE2, and what would take long is refused at the start. "
+        "Not asked for the server's own subscriptions, nor by the server API. Empty: any name.",
+    ),
     "allow_subscribe_for_client": Rules(
         "A client with a user may subscribe without a subscription token."
     ),

@@ -8,8 +8,10 @@ from typing import Final
 
 from roomcast.config.channel_options import NAMESPACES, WITHOUT_NAMESPACE
 from roomcast.config.consumer_options import CONSUMERS, QUEUES_MAX, ConsumerConfig
+from roomcast.config.issuers import IssuersRefused, endpoints
 from roomcast.config.messages import quoted
-from roomcast.config.options import Config, ServerConfig
+from roomcast.config.options import ClientConfig, Config, ServerConfig, TokenConfig
+from roomcast.patterns import PatternRefused, pattern
 from roomcast.wire.channels import ChannelOptions
 
 __all__ = ["TOPIC_NAME_CHARS_MAX", "conflicts"]
@@ -54,6 +56,12 @@ def conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str, 
         )
     elif client.subscribe_to_user_personal_channel and not client.insecure:
         yield from _personal_channel_conflicts(config, namespace, places)
+    if client.user_personal_single_connection and not client.subscribe_to_user_personal_channel:
+        yield (
+            "client.user_personal_single_connection",
+            "needs client.subscribe_to_user_personal_channel too",
+        )
+    yield from _token_conflicts(client)
     yield from _server_conflicts(config.server)
     if node.heartbeat_s >= node.lease_ttl_s / 2:
         yield (
@@ -86,6 +94,48 @@ def conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str, 
     yield from _channel_conflicts(config.channel.without_namespace, WITHOUT_NAMESPACE)
     for name, options in config.channel.namespaces.items():
         yield from _channel_conflicts(options, places.get(name, NAMESPACES))
+
+
+def _token_conflicts(client: ClientConfig) -> Iterator[tuple[str, str]]:
+    own = client.subscription_token
+    if own.enabled and not own.has_key:
+        yield "client.subscription_token.enabled", "needs a key in the same table"
+    if own.has_key and not own.enabled:
+        # Its keys would hold for nothing, and those of [client.token] for what they are meant for.
+        yield "client.subscription_token.enabled", "must be true for the keys of this table to hold"
+    for table, token in (("client.token", client.token), ("client.subscription_token", own)):
+        yield from _one_token_conflicts(table, token)
+
+
+def _one_token_conflicts(table: str, token: TokenConfig) -> Iterator[tuple[str, str]]:
+    if token.hmac_previous_secret_key_valid_until and not token.hmac_previous_secret_key:
+        yield (
+            f"{table}.hmac_previous_secret_key_valid_until",
+            f"needs {table}.hmac_previous_secret_key too",
+        )
+    refused = False
+    for name in ("audience", "issuer"):
+        expression = getattr(token, f"{name}_regex")
+        if expression and getattr(token, name):
+            yield f"{table}.{name}_regex", f"cannot be together with {table}.{name}"
+        if why := _no_pattern(expression):
+            refused = True
+            yield f"{table}.{name}_regex", why
+    if not refused:
+        try:
+            endpoints(token)
+        except IssuersRefused as error:
+            yield f"{table}.jwks_public_endpoint", str(error)
+
+
+def _no_pattern(expression: str) -> str:
+    """Why `expression` is no regular expression. "": it is one, or there is none."""
+    try:
+        if expression:
+            pattern(expression)
+    except PatternRefused as error:
+        return f"must be a regular expression of RE2; found {quoted(expression)}: {error}"
+    return ""
 
 
 def _server_conflicts(server: ServerConfig) -> Iterator[tuple[str, str]]:
@@ -184,5 +234,7 @@ def _channel_conflicts(options: ChannelOptions, table: str) -> Iterator[tuple[st
         if getattr(options, name) and not options.batch_max_delay_ms:
             # Without a time, the last publication would wait for the next one.
             yield f"{table}.{name}", "needs batch_max_delay"
+    if why := _no_pattern(options.channel_regex):
+        yield f"{table}.channel_regex", why
     if options.force_push_join_leave and not options.join_leave:
         yield f"{table}.force_push_join_leave", "needs join_leave"

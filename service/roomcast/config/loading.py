@@ -272,10 +272,18 @@ def _take_environment(environ: Mapping[str, str], values: _Values, origin: Origi
 
 def _built(base: Config, values: _Values) -> Config:
     token = replace(base.client.token, **values.of("client.token"))
+    subscription_token = replace(
+        base.client.subscription_token, **values.of("client.subscription_token")
+    )
     tls = replace(base.server.tls, **values.of("server.tls"))
     internal_tls = replace(base.server.internal_tls, **values.of("server.internal_tls"))
     return Config(
-        client=replace(base.client, token=token, **values.of("client")),
+        client=replace(
+            base.client,
+            token=token,
+            subscription_token=subscription_token,
+            **values.of("client"),
+        ),
         channel=ChannelRules(
             replace(base.channel.without_namespace, **values.of(WITHOUT_NAMESPACE)),
             {**base.channel.namespaces, **values.namespaces},

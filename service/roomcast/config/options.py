@@ -35,6 +35,7 @@ __all__ = [
     "HttpApiConfig",
     "NodeConfig",
     "ServerConfig",
+    "SubscriptionTokenConfig",
     "TlsConfig",
     "TokenConfig",
     "TracingConfig",
@@ -75,7 +76,8 @@ _PORT_MAX: Final = 65_535
 def _public_key(doc: str) -> str:
     return declare(
         "",
-        f"{doc} A line break may be written as `\\n`.",
+        f"{doc} A line break may be written as `\\n`. For a rotation it may be two keys, one "
+        "after the other: each of them verifies.",
         pattern=r"(?s)\s*-----BEGIN (RSA )?PUBLIC KEY-----.+-----END (RSA )?PUBLIC KEY-----\s*",
         shape="a public key in PEM form (-----BEGIN PUBLIC KEY-----…)",
         lines=True,
@@ -95,6 +97,20 @@ class TokenConfig:
         "At least 32 bytes, or it can be guessed offline from one token.",
         secret=True,
     )
+    hmac_previous_secret_key: str = declare(
+        "",
+        "A second key of such tokens, for a rotation: the one before, or the one to come. See "
+        "[operations.md](operations.md#rotate-a-key).",
+        secret=True,
+    )
+    hmac_previous_secret_key_valid_until: int = declare(
+        0,
+        "When that second key ends, in seconds since 1970. A token that it signed is answered as "
+        "an expired one from then on, so that clients fetch another. 0: it has no end.",
+        unit="s since 1970",
+        # The year 9999: milliseconds, which some would write, are beyond it.
+        within=(0, 253_402_300_799),
+    )
     rsa_public_key: str = _public_key(
         "Key of RS256, RS384 and RS512 tokens, of 2,048 to 8,192 bits; empty: none but those of "
         "keys of the endpoint below."
@@ -109,14 +125,35 @@ class TokenConfig:
         "EdDSA tokens, beside the keys above. Fetched at the start, every 5 minutes, and when a "
         "token names a key that is not known; kept for 6 hours if it cannot be. Weak keys, secrets "
         "and those for other algorithms are left out, and the log says why (`jwks_keys_refused`). "
-        "Set `issuer` and `audience` too: others' tokens may have the same keys. Nodes in subnets "
-        "without a way out cannot reach it.",
-        # No user:password@. Redirects are not followed.
-        pattern=r"https://[^/\s@?#{}]+(/[^\s#{}]*)?|http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?(/[^\s#{}]*)?",
+        "Set `issuer` and `audience` too: others' tokens may have the same keys. `{{name}}` stands "
+        "for what a group of `issuer_regex` or `audience_regex` found, for providers with an "
+        "endpoint each: [below](#several-issuers). Nodes in subnets without a way out cannot reach "
+        "it.",
+        # No user:password@. Redirects are not followed. Without what `{{…}}` stands for, it is
+        # held against JWKS_ADDRESS (checks.py).
+        pattern=r"https?://([^/\s@?#{}]|\{\{\w+\}\})+(/([^\s#{}]|\{\{\w+\}\})*)?",
         shape="an https:// address (http:// only of this machine)",
     )
     audience: str = declare("", "Required `aud` of a token; empty: not checked.")
+    audience_regex: str = declare(
+        "",
+        "Regular expression (RE2) that an `aud` of a token must match as a whole; empty: not "
+        "checked. Not together with `audience`.",
+    )
     issuer: str = declare("", "Required `iss` of a token; empty: not checked.")
+    issuer_regex: str = declare(
+        "",
+        "Regular expression (RE2) that the `iss` of a token must match as a whole, for several "
+        "issuers; empty: not checked. Not together with `issuer`. See [below](#several-issuers).",
+    )
+    user_id_claim: str = declare(
+        "",
+        "Claim that names the user in place of `sub`, such as `user_id` or `cognito:username`: "
+        "text, or a whole number. A token without it is for an anonymous user. Of connection "
+        "tokens and of subscription tokens.",
+        pattern=r"[A-Za-z_][A-Za-z0-9_:./-]{0,127}",
+        shape="the name of a claim",
+    )
 
     @property
     def has_key(self) -> bool:
@@ -124,12 +161,24 @@ class TokenConfig:
         return any(
             (
                 self.hmac_secret_key,
+                self.hmac_previous_secret_key,
                 self.rsa_public_key,
                 self.ecdsa_public_key,
                 self.ed25519_public_key,
                 self.jwks_public_endpoint,
             )
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionTokenConfig(TokenConfig):
+    """[client.subscription_token]: the same for subscription tokens alone, if `enabled`."""
+
+    enabled: bool = declare(
+        False,
+        "Subscription tokens are verified with the options of this table alone, and none of "
+        "`[client.token]` holds for them.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +212,13 @@ class ClientConfig:
         "Namespace of those channels, `alerts` makes `alerts:#ann`; empty: none.",
         pattern=NAMESPACE_NAME.pattern,
         shape="the name of a namespace",
+    )
+    user_personal_single_connection: bool = declare(
+        False,
+        "A user has one connection: a new one closes the others, on all nodes, for good (3504). "
+        "Needs `subscribe_to_user_personal_channel`. Each `connect` of a user then costs a signal "
+        "to all nodes. Switch it on when every node has this release. See "
+        "[below](#one-connection-a-user).",
     )
     channel_limit: int = declare(
         128,
@@ -287,6 +343,12 @@ class ClientConfig:
         within=(1, 10_000),
     )
     token: TokenConfig = field(default_factory=TokenConfig)
+    subscription_token: SubscriptionTokenConfig = field(default_factory=SubscriptionTokenConfig)
+
+    @property
+    def token_of_subscriptions(self) -> TokenConfig:
+        """How subscription tokens are verified."""
+        return self.subscription_token if self.subscription_token.enabled else self.token
 
 
 @dataclass(frozen=True, slots=True)
@@ -726,6 +788,7 @@ class Config:
 OPTIONS: Final[tuple[Option, ...]] = (
     *declared("client", ClientConfig),
     *declared("client.token", TokenConfig),
+    *declared("client.subscription_token", SubscriptionTokenConfig),
     *WITHOUT_NAMESPACE_OPTIONS,
     *declared("websocket", WebSocketConfig),
     *declared("server", ServerConfig),

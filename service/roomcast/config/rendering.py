@@ -28,6 +28,7 @@ def effective(config: Config) -> dict[str, Any]:
     holders: dict[str, object] = {
         "client": config.client,
         "client.token": config.client.token,
+        "client.subscription_token": config.client.subscription_token,
         WITHOUT_NAMESPACE: config.channel.without_namespace,
         "websocket": config.websocket,
         "server": config.server,
@@ -93,6 +94,7 @@ def effective_toml(config: Config) -> str:
 
     put("[client]", document["client"])
     put("[client.token]", document["client"]["token"])
+    put("[client.subscription_token]", document["client"]["subscription_token"])
     put(f"[{WITHOUT_NAMESPACE}]", document["channel"]["without_namespace"])
     for namespace in document["channel"]["namespaces"]:
         put(f"[[{NAMESPACES}]]", namespace)

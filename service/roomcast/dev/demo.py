@@ -20,8 +20,9 @@ from typing import Final
 from aiohttp import web
 
 from roomcast.auth.claims import TokenError
-from roomcast.auth.verifier import TokenVerifier, sign_connection, sign_subscription
-from roomcast.config import ClientConfig
+from roomcast.auth.ports import Verifier
+from roomcast.auth.verifier import sign_connection, sign_subscription, verifier_of
+from roomcast.config import ClientConfig, TokenConfig
 from roomcast.gateway.body import BODY_S, media_type
 from roomcast.gateway.pages import is_on_this_machine, url_parts
 from roomcast.wire.capabilities import Capability
@@ -100,7 +101,7 @@ def add_demo_routes(
     `peers` are the base URLs of all instances, including this one. `client`'s secret signs the
     tokens. Without one nobody can sign in.
     """
-    demo = _Demo(node, tuple(peers), client, channels, TokenVerifier(client.token, insecure=True))
+    demo = _Demo(node, tuple(peers), client, channels, verifier_of(client, insecure=True))
     for path in sorted(_PAGE.iterdir()):
         # Read once here: the files are small, and a request must not wait for a disk.
         handler = _file_handler(path.read_bytes(), _CONTENT_TYPES[path.suffix])
@@ -146,7 +147,7 @@ class _Demo:
     peers: tuple[str, ...]
     client: ClientConfig
     channels: ChannelRules
-    verifier: TokenVerifier
+    verifier: Verifier
 
     async def info(self, _request: web.Request) -> web.Response:
         """GET /demo/info: this instance, the other instances, and the features of this server."""
@@ -168,11 +169,12 @@ class _Demo:
         token = self.client.token
         signed = sign_connection(
             user,
-            self._secret(),
+            _secret(token, "client.token"),
             TOKEN_TTL_S,
             {"name": user},
             audience=token.audience,
             issuer=token.issuer,
+            user_id_claim=token.user_id_claim,
             now_s=now_s,
         )
         return {"token": signed, "user": user, "expires_at": now_s + TOKEN_TTL_S}
@@ -187,27 +189,20 @@ class _Demo:
         channel = _private_channel(body)
         now_s = int(time.time())
         user = await self._signed_in(body, now_s)
-        token = self.client.token
+        token = self.client.token_of_subscriptions
+        table = "client.token" if token is self.client.token else "client.subscription_token"
         signed = sign_subscription(
             user,
             channel,
-            self._secret(),
+            _secret(token, table),
             TOKEN_TTL_S,
             audience=token.audience,
             issuer=token.issuer,
+            user_id_claim=token.user_id_claim,
             now_s=now_s,
             claims={"allow": [capability.value for capability in PRIVATE_ALLOW]},
         )
         return {"token": signed, "channel": channel, "expires_at": now_s + TOKEN_TTL_S}
-
-    def _secret(self) -> str:
-        if not self.client.token.hmac_secret_key:
-            raise _NotAccepted(
-                409,
-                "This server cannot sign tokens: its configuration has no "
-                "client.token.hmac_secret_key. Set one, or join as a guest.",
-            )
-        return self.client.token.hmac_secret_key
 
     async def _signed_in(self, body: Json, now_s: int) -> str:
         """The user of the connection token in `body`. A bare name would prove nothing."""
@@ -319,3 +314,14 @@ def _user(request: Json) -> str:
 
 def _answer(body: Json, status: int = 200) -> web.Response:
     return web.json_response(body, status=status, headers=_ANSWER_HEADERS)
+
+
+def _secret(token: TokenConfig, table: str) -> str:
+    """What tokens of a table are signed with. Raises _NotAccepted."""
+    if not token.hmac_secret_key:
+        raise _NotAccepted(
+            409,
+            f"This server cannot sign tokens: its configuration has no {table}.hmac_secret_key. "
+            "Set one, or join as a guest.",
+        )
+    return token.hmac_secret_key

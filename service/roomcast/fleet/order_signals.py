@@ -28,6 +28,7 @@ __all__ = [
     "MalformedOrder",
     "Order",
     "RefreshOrder",
+    "ReplaceOrder",
     "SubscribeOrder",
     "Target",
     "UnsubscribeOrder",
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 
-ORDER_KINDS: Final = frozenset({"disconnect", "unsubscribe", "refresh", "subscribe"})
+ORDER_KINDS: Final = frozenset({"disconnect", "unsubscribe", "refresh", "subscribe", "replace"})
 
 # The longest user name: no token is longer.
 USER_CHARS_MAX: Final = 8 * 1024
@@ -116,7 +117,20 @@ class SubscribeOrder:
     expires_at: int | None = None
 
 
-Order = DisconnectOrder | UnsubscribeOrder | RefreshOrder | SubscribeOrder
+@dataclass(frozen=True, slots=True)
+class ReplaceOrder:
+    """Close the connections of a user that are older than the one of client `newest`.
+
+    `since_ms`: when that one connected, in ms since 1970. Which of two is older follows from this
+    alone, and from their ids where it is the same: all nodes find the same one.
+    """
+
+    target: Target
+    newest: str
+    since_ms: int
+
+
+Order = DisconnectOrder | UnsubscribeOrder | RefreshOrder | SubscribeOrder | ReplaceOrder
 
 
 def order_signal(order: Order, node: str, signal_id: str) -> Signal:
@@ -135,6 +149,8 @@ def order_signal(order: Order, node: str, signal_id: str) -> Signal:
         case SubscribeOrder():
             kind, channel = "subscribe", order.channel
             details = _subscription(order)
+        case ReplaceOrder(_, newest, since_ms):
+            kind, details = "replace", {"newest": newest, "since_ms": since_ms}
     target = {
         "user": order.target.user,
         "client": order.target.client or None,
@@ -172,6 +188,9 @@ def order_of(signal: Signal) -> Order:
                 _payload(body, "info"), _payload(body, "data"), _override(body)
             )
             return SubscribeOrder(target, signal.channel, sub, _since(body), _time(body))
+        case "replace" if target.user:
+            since_ms = _whole(body, "since_ms", 0, TOKEN_TIME_MAX) or 0
+            return ReplaceOrder(target, _text(body, "newest", ID_CHARS_MAX), since_ms)
     raise MalformedOrder("an order of an unknown kind, or for no channel")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 import structlog
@@ -20,6 +21,7 @@ from roomcast.fleet.order_signals import (
     MalformedOrder,
     Order,
     RefreshOrder,
+    ReplaceOrder,
     SubscribeOrder,
     Target,
     UnsubscribeOrder,
@@ -29,7 +31,7 @@ from roomcast.fleet.order_signals import (
 from roomcast.fleet.roster import Present
 from roomcast.log.appender import Full, TooLarge
 from roomcast.ports import NewId
-from roomcast.wire.codes import Closing
+from roomcast.wire.codes import Closing, Disconnect
 
 __all__ = [
     "CONNECTIONS_WAITING_MAX",
@@ -53,7 +55,12 @@ _log = structlog.get_logger(__name__)
 
 
 class Subject(Present, Protocol):
-    """A connection that takes orders. None of its methods raises."""
+    """A connection that takes orders. None of its methods raises.
+
+    `since_ms`: when it connected, in ms since 1970, where a user has one connection; else 0.
+    """
+
+    since_ms: int
 
     @property
     def has_ended(self) -> bool:
@@ -132,6 +139,8 @@ class Orders:
             _log.warning("order_malformed", kind=signal.kind, node=signal.node, reason=str(error))
             return
         found = self._subjects.find(order.target)
+        if isinstance(order, ReplaceOrder):
+            found = [each for each in found if each.client != order.newest]
         if not found:
             return
         about = {"kind": signal.kind, "connections": len(found), **_named(order.target)}
@@ -182,6 +191,18 @@ class Orders:
                 connection.order_refresh(order)
             case SubscribeOrder():
                 connection.order_subscribe(order, self._places)
+            case ReplaceOrder():
+                self._replace(order, connection)
+
+    def _replace(self, order: ReplaceOrder, connection: Subject) -> None:
+        """Close the older of two connections of a user, here or where it is."""
+        if (connection.since_ms, connection.client) < (order.since_ms, order.newest):
+            connection.close(Disconnect.CONNECTION_LIMIT)
+            return
+        # Its own order may have been there before the other one came. So that one learns of it now.
+        target = Target(connection.user, order.newest)
+        with suppress(Full, TooLarge):
+            self.give(ReplaceOrder(target, connection.client, connection.since_ms))
 
 
 def _named(target: Target) -> dict[str, str]:

@@ -508,6 +508,7 @@ def _services(core: Core, verifier: Verifier, hook_calls: HookCalls) -> Services
         presence=core.presence,
         roster=core.roster,
         signal=core.bus.send,
+        give=core.orders.give,
         hide=core.announcements.hide,
         background=core.background.start,
         hooks=hook_calls,
@@ -528,6 +529,7 @@ def _policy(config: Config, hooks: Hooks) -> Policy:
             if client.subscribe_to_user_personal_channel
             else None
         ),
+        single_connection=client.user_personal_single_connection,
         asks_subscribe=hooks.subscribe is not None,
         asks_publish=hooks.publish is not None,
         has_methods=hooks.rpc is not None,

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 import socket
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Final
 
-from roomcast.auth.jwks import JwksKeys
-from roomcast.auth.jwks_endpoint import fetch_jwks
-from roomcast.auth.verifier import TokenVerifier
+from roomcast.auth.jwks_sets import JwksSets, jwks_sets
+from roomcast.auth.ports import Verifier
+from roomcast.auth.verifier import verifier_of
 from roomcast.config import Config, ConfigError, TracingConfig
 from roomcast.ec2.instance_metadata import InstanceMetadata
 from roomcast.ecs.rules import FARGATE_STOP_S, Task, drain_max_s
@@ -50,9 +49,9 @@ class StartPlan:
     host: str
     node_id: str
     clock: SystemClock
-    keys: JwksKeys | None
+    keys: JwksSets | None
     tracing: Tracing | None
-    verifier: TokenVerifier
+    verifier: Verifier
     certificate: Certificate | None = None
     internal_certificate: Certificate | None = None
 
@@ -85,10 +84,8 @@ def planned(
         has_internal_port=bool(config.server.internal_port),
     )
     config = replace(config, client=replace(config.client, connection_limit=room.clients))
-    keys = None
-    if endpoint := config.client.token.jwks_public_endpoint:
-        keys = JwksKeys(partial(fetch_jwks, endpoint), clock, random_fraction)
-    verifier = TokenVerifier(config.client.token, insecure=config.client.insecure, jwks=keys)
+    keys = jwks_sets(config.client, clock, random_fraction)
+    verifier = verifier_of(config.client, insecure=config.client.insecure, jwks=keys)
     node_id = _node_id(host)
     tracing = _tracing(config.tracing, node_id)
     return StartPlan(

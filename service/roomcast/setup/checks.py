@@ -114,12 +114,20 @@ class SetupChecks:
         for key, what in self._keys.items():
             names = ", ".join(dict.fromkeys(what))
             await self._check(f"key of KMS: {names}", partial(self._key, key, names))
-        token = self._config.client.token
+        client = self._config.client
+        secrets = {
+            "client.token.hmac_secret_key": client.token.hmac_secret_key,
+            "client.token.hmac_previous_secret_key": client.token.hmac_previous_secret_key,
+            "client.subscription_token.hmac_secret_key": client.subscription_token.hmac_secret_key,
+            "client.subscription_token.hmac_previous_secret_key": (
+                client.subscription_token.hmac_previous_secret_key
+            ),
+            "http_api.key": self._config.http_api.key,
+        }
         self._found(
             secret_finding(
-                token.hmac_secret_key,
-                self._config.http_api.key,
-                insecure=self._config.client.insecure,
+                secrets,
+                insecure=client.insecure,
                 bytes_min=self._key_bytes_min,
             )
         )

@@ -622,8 +622,10 @@ def generation_finding(newest: LogItem | None, generation: str, now_ms: int) -> 
     )
 
 
-def secret_finding(secret: str, api_key: str, *, insecure: bool, bytes_min: int) -> Finding:
-    """Whether tokens can be forged. Neither is told. `bytes_min`: of one that is long enough."""
+def secret_finding(secrets: Mapping[str, str], *, insecure: bool, bytes_min: int) -> Finding:
+    """Whether tokens can be forged. `secrets`: by option; none is told. `bytes_min`: of one that is
+    long enough.
+    """
     title = "secrets"
     if insecure:
         return Finding(
@@ -633,10 +635,7 @@ def secret_finding(secret: str, api_key: str, *, insecure: bool, bytes_min: int)
             "set client.insecure = false where it is not for development",
         )
     make = 'make one: python3 -c "import secrets; print(secrets.token_urlsafe(48))"'
-    for option, found in (
-        ("client.token.hmac_secret_key", secret),
-        ("http_api.key", api_key),
-    ):
+    for option, found in secrets.items():
         if not found:
             continue
         if found.lower() in _KNOWN_SECRETS:

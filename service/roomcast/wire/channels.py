@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
+from roomcast.patterns import pattern
 from roomcast.wire.codes import Error
 
 __all__ = [
@@ -76,6 +77,7 @@ class ChannelOptions:
     join_leave: bool = False
     force_push_join_leave: bool = False
     allow_user_limited_channels: bool = False
+    channel_regex: str = ""
     allow_subscribe_for_client: bool = False
     allow_subscribe_for_anonymous: bool = False
     allow_publish_for_client: bool = False
@@ -109,6 +111,13 @@ class ChannelOptions:
             self.batch_max_delay_ms / 1000,
             self.batch_flush_latest,
         )
+
+    def takes(self, channel: str) -> bool:
+        """Whether a client may call one of these channels `channel`, by `channel_regex`."""
+        if not self.channel_regex:
+            return True
+        _, separator, rest = channel.removeprefix("$").partition(NAMESPACE_SEPARATOR)
+        return pattern(self.channel_regex).is_in(rest if separator else channel)
 
     def users_of(self, channel: str) -> frozenset[str] | None:
         """The users listed in the name of `channel`, if lists are enabled. None = it is not limited
@@ -154,11 +163,15 @@ class ChannelRules:
     def find(self, channel: str) -> ChannelOptions | Error:
         """The options of `channel` as a client names it, or why there is no such channel.
 
-        BAD_REQUEST: nothing can have that name. UNKNOWN_CHANNEL: its namespace is unknown.
+        BAD_REQUEST: nothing can have that name, or nothing in its namespace (`channel_regex`).
+        UNKNOWN_CHANNEL: its namespace is unknown.
         """
         if not is_valid_name(channel):
             return Error.BAD_REQUEST
-        return self.options(channel) or Error.UNKNOWN_CHANNEL
+        options = self.options(channel)
+        if options is None:
+            return Error.UNKNOWN_CHANNEL
+        return options if options.takes(channel) else Error.BAD_REQUEST
 
     def batching(self, channel: str) -> Batching | None:
         """How publications of `channel` are collected; None = they are not."""

@@ -29,7 +29,7 @@ from roomcast.auth.keys import (
     KeySet,
     PublicKey,
     private_key,
-    public_key,
+    public_keys,
     read_jwks,
 )
 from tests.signers import ALGORITHMS, Signer, jwks, signer
@@ -64,9 +64,16 @@ def test_a_public_key_is_for_its_own_algorithms(algorithm: str) -> None:
         pem.replace("\n", "\r\n"),
         pem.replace("\n", "\\n"),
     ):
-        key = public_key(text, KINDS[ALGORITHMS[algorithm]])
+        (key,) = public_keys(text, KINDS[ALGORITHMS[algorithm]])
         assert key.algorithms == own(algorithm)
         assert key.key == signer(algorithm).public
+
+
+def test_two_public_keys_for_a_rotation() -> None:
+    both = signer("ES256").pem + signer("ES256", 2).pem
+    for text in (both, both.replace("\n", "\r\n"), both.replace("\n", "\\n")):
+        keys = public_keys(text, EllipticCurvePublicKey)
+        assert [each.key for each in keys] == [signer("ES256").public, signer("ES256", 2).public]
 
 
 @pytest.mark.parametrize(
@@ -85,13 +92,16 @@ def test_a_public_key_is_for_its_own_algorithms(algorithm: str) -> None:
         (signer("Ed448").pem, Ed25519PublicKey, "another type"),
         (SMALL.pem, RSAPublicKey, "2048 to 8192 bits"),
         (signer("ES256K").pem, EllipticCurvePublicKey, "its curve must be"),
+        (signer("RS256").pem + "x", RSAPublicKey, "not a public key"),
+        (signer("RS256").pem + signer("ES256").pem, RSAPublicKey, "another type"),
+        (signer("RS256").pem * 3, RSAPublicKey, "more than 2 keys"),
     ],
 )
 def test_what_is_not_the_public_key_that_is_wanted(
     pem: str, kind: type[PublicKey], reason: str
 ) -> None:
     with pytest.raises(KeyRefused, match=reason):
-        public_key(pem, kind)
+        public_keys(pem, kind)
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "ES384", "ES512", "EdDSA"])

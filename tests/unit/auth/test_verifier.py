@@ -30,7 +30,9 @@ from roomcast.auth.claims import (
     TokenUnverifiable,
 )
 from roomcast.auth.jwks import DEMAND_PAUSE_S, FetchFailed, JwksKeys
+from roomcast.auth.jwks_sets import JwksSets
 from roomcast.auth.keys import KEY_ALGORITHMS, private_key
+from roomcast.auth.ports import Verifier
 from roomcast.auth.verifier import (
     HEADER_CHARS_MAX,
     HMAC_KEY_BYTES_MIN,
@@ -38,18 +40,24 @@ from roomcast.auth.verifier import (
     TokenVerifier,
     sign_connection,
     sign_subscription,
+    verifier_of,
 )
-from roomcast.config import ConfigError, TokenConfig
+from roomcast.config import ClientConfig, ConfigError, SubscriptionTokenConfig, TokenConfig
 from roomcast.testing.memory import ManualClock
 from tests.signers import ALGORITHMS, Signer, jwks, signer
 from tests.unit.worlds import until
 
 KEY = "k" * 64
+ENDPOINT = "https://id.example/jwks"
 NOW_S = 1_700_000_000.0
 
 
 def verifier(**options: str) -> TokenVerifier:
-    return TokenVerifier(TokenConfig(**{"hmac_secret_key": KEY, **options}))
+    return TokenVerifier(token_config(**{"hmac_secret_key": KEY, **options}))
+
+
+def token_config(**options: Any) -> TokenConfig:
+    return TokenConfig(**options)
 
 
 def segment(value: bytes) -> str:
@@ -260,7 +268,7 @@ PAIRS = ["RS256", "ES256", "ES384", "ES512", "EdDSA"]
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 async def test_tokens_of_every_algorithm(algorithm: str) -> None:
     own = signer(algorithm)
-    checker = TokenVerifier(TokenConfig(**{ALGORITHMS[algorithm]: own.pem}))
+    checker = TokenVerifier(token_config(**{ALGORITHMS[algorithm]: own.pem}))
     assert checker.enabled
     for kid in (None, "any"):
         assert await checker.connection(own.sign(CLAIMS, kid), NOW_S) == ANN
@@ -280,7 +288,7 @@ async def test_tokens_of_every_algorithm(algorithm: str) -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 async def test_a_key_signs_for_no_algorithm_but_its_own(algorithm: str) -> None:
     """Also not for one whose key is not configured, and never for a shared secret."""
-    checker = TokenVerifier(TokenConfig(**{ALGORITHMS[algorithm]: signer(algorithm).pem}))
+    checker = TokenVerifier(token_config(**{ALGORITHMS[algorithm]: signer(algorithm).pem}))
     for other in {*KEY_ALGORITHMS, "HS256", "HS384", "HS512", "none", "PS256", "ES256K"} - {
         algorithm
     }:
@@ -307,7 +315,7 @@ async def test_a_public_key_is_no_secret(algorithm: str, with_secret: bool) -> N
     """Key confusion: everybody knows the public key, and HMAC takes any bytes for a key."""
     own = signer(algorithm)
     options = {ALGORITHMS[algorithm]: own.pem} | ({"hmac_secret_key": KEY} if with_secret else {})
-    checker = TokenVerifier(TokenConfig(**options))
+    checker = TokenVerifier(token_config(**options))
     for secret, name in product(as_secrets(own), ("HS256", "HS384", "HS512")):
         signed = f"{segment(json.dumps({'alg': name}).encode())}.{segment(b'{}')}"
         mac = hmac.digest(secret, signed.encode(), name.replace("HS", "sha"))
@@ -326,17 +334,17 @@ def test_a_key_of_another_type_stops_the_start(option: str, found: str) -> None:
         "nonsense": "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",
     }.get(found) or signer(found).pem
     if ALGORITHMS.get(found) == option:
-        TokenVerifier(TokenConfig(**{option: pem}))
+        TokenVerifier(token_config(**{option: pem}))
         return
     with pytest.raises(ConfigError, match=f"client.token.{option} must be a public key") as caught:
-        TokenVerifier(TokenConfig(**{option: pem}))
+        TokenVerifier(token_config(**{option: pem}))
     assert pem not in str(caught.value)
 
 
 @pytest.mark.parametrize("algorithm", PAIRS)
 async def test_we_sign_with_private_keys(algorithm: str) -> None:
     key = private_key(signer(algorithm).private_pem)
-    checker = TokenVerifier(TokenConfig(**{ALGORITHMS[algorithm]: signer(algorithm).pem}))
+    checker = TokenVerifier(token_config(**{ALGORITHMS[algorithm]: signer(algorithm).pem}))
     caps = [{"channels": ["news"], "allow": ["sub"]}]
     token = sign_connection(
         "ann", key, 60, now_s=NOW_S, kid="k7", claims={"caps": caps, "sub": "bob"}
@@ -347,6 +355,197 @@ async def test_we_sign_with_private_keys(algorithm: str) -> None:
     assert claims.caps[0].channels == ("news",)
     token = sign_subscription("ann", "news", key, 60, now_s=NOW_S, claims={"allow": ["pub"]})
     assert len((await checker.subscription(token, NOW_S)).allow) == 1
+
+
+# ---- two keys at a time, and keys of their own
+
+
+OLD, NEW = "o" * 64, "n" * 64
+END_S = int(NOW_S) + 3600
+
+
+def rotating(**options: Any) -> TokenVerifier:
+    return TokenVerifier(token_config(hmac_secret_key=NEW, hmac_previous_secret_key=OLD, **options))
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
+async def test_tokens_of_both_keys_are_taken(algorithm: str) -> None:
+    for key in (OLD, NEW):
+        token = jwt.encode({"sub": "ann"}, key, algorithm=algorithm)
+        assert (await rotating().connection(token, NOW_S)).user == "ann"
+        token = jwt.encode({"sub": "ann", "channel": "news"}, key, algorithm=algorithm)
+        assert (await rotating().subscription(token, NOW_S)).channel == "news"
+    with pytest.raises(TokenInvalid):
+        await rotating().connection(jwt.encode({"sub": "ann"}, "x" * 64, algorithm), NOW_S)
+
+
+async def test_a_previous_key_ends() -> None:
+    checker = rotating(hmac_previous_secret_key_valid_until=END_S)
+    old, new = (sign_connection("ann", key, 0, now_s=NOW_S) for key in (OLD, NEW))
+    assert (await checker.connection(old, END_S)).user == "ann"
+    # As if it had expired: the client fetches another one, which the new key has signed.
+    with pytest.raises(TokenExpired):
+        await checker.connection(old, END_S + 1)
+    with pytest.raises(TokenExpired):
+        await checker.subscription(sign_subscription("ann", "news", OLD, 0), END_S + 1)
+    assert (await checker.connection(new, END_S + 1)).user == "ann"
+    # A stranger's is as invalid as ever.
+    with pytest.raises(TokenInvalid):
+        await checker.connection(sign_connection("ann", "x" * 64, 0), END_S + 1)
+
+
+async def test_a_previous_key_alone_is_a_key() -> None:
+    config = token_config(hmac_previous_secret_key=OLD)
+    assert config.has_key
+    checker = TokenVerifier(config)
+    assert checker.enabled
+    assert (await checker.connection(sign_connection("ann", OLD, 60, now_s=NOW_S), NOW_S)).user
+
+
+async def test_no_public_key_is_taken_for_the_previous_secret() -> None:
+    pem = signer("RS256").pem
+    config = token_config(hmac_secret_key=NEW, hmac_previous_secret_key=pem)
+    with pytest.raises(ConfigError, match="hmac_previous_secret_key must be a secret"):
+        TokenVerifier(config)
+    checker = rotating(rsa_public_key=pem)
+    for forged in (
+        handmade({"alg": "RS256"}, b'{"sub":"ann"}', OLD),
+        handmade({"alg": "none"}, b'{"sub":"ann"}', OLD),
+    ):
+        with pytest.raises(TokenInvalid):
+            await checker.connection(forged, NOW_S)
+
+
+async def test_tokens_of_two_public_keys_are_taken() -> None:
+    first, second, stranger = (signer("ES256", number) for number in (1, 2, 3))
+    checker = TokenVerifier(token_config(ecdsa_public_key=first.pem + second.pem))
+    for each in (first, second):
+        assert (await checker.connection(each.sign({"sub": "ann"}), NOW_S)).user == "ann"
+    with pytest.raises(TokenInvalid):
+        await checker.connection(stranger.sign({"sub": "ann"}), NOW_S)
+
+
+def separate(**options: Any) -> Verifier:
+    return verifier_of(
+        ClientConfig(
+            token=token_config(hmac_secret_key=KEY, user_id_claim="uid"),
+            subscription_token=SubscriptionTokenConfig(hmac_secret_key=NEW, **options),
+        )
+    )
+
+
+async def test_subscription_tokens_have_a_key_of_their_own() -> None:
+    checker = separate(enabled=True)
+    assert checker.enabled
+    opens = sign_connection("ann", KEY, 60, now_s=NOW_S, user_id_claim="uid")
+    assert (await checker.connection(opens, NOW_S)).user == "ann"
+    subscribes = sign_subscription("ann", "news", NEW, 60, now_s=NOW_S)
+    assert (await checker.subscription(subscribes, NOW_S)).user == "ann"
+    # Neither key does the work of the other one, not even for what says that it is of its kind.
+    for wrong in (sign_connection("ann", NEW, 60, now_s=NOW_S, user_id_claim="uid"), subscribes):
+        with pytest.raises(TokenInvalid):
+            await checker.connection(wrong, NOW_S)
+    for wrong in (sign_subscription("ann", "news", KEY, 60, now_s=NOW_S), opens):
+        with pytest.raises(TokenInvalid):
+            await checker.subscription(wrong, NOW_S)
+
+
+async def test_a_key_of_their_own_that_is_not_enabled_is_for_nothing() -> None:
+    checker = separate(enabled=False)
+    with pytest.raises(TokenInvalid):
+        await checker.subscription(sign_subscription("ann", "news", NEW, 60), NOW_S)
+    of_both = sign_subscription("ann", "news", KEY, 60, now_s=NOW_S, user_id_claim="uid")
+    assert (await checker.subscription(of_both, NOW_S)).user == "ann"
+
+
+def test_a_malformed_key_says_in_which_table_it_is() -> None:
+    with pytest.raises(ConfigError, match=r"client\.subscription_token\.hmac_secret_key must be"):
+        verifier_of(
+            ClientConfig(
+                subscription_token=SubscriptionTokenConfig(
+                    enabled=True, hmac_secret_key=signer("RS256").pem
+                )
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    "claims, user",
+    [
+        ({"cognito:username": "ann", "sub": "8-4-4"}, "ann"),
+        ({"cognito:username": 42}, "42"),
+        ({"cognito:username": 2**53}, str(2**53)),
+        ({"sub": "ann"}, ""),
+        ({"cognito:username": ""}, ""),
+    ],
+)
+async def test_another_claim_names_the_user(claims: dict[str, Any], user: str) -> None:
+    checker = verifier(user_id_claim="cognito:username")
+    assert (await checker.connection(jwt.encode(claims, KEY), NOW_S)).user == user
+    token = jwt.encode({**claims, "channel": "news"}, KEY)
+    assert (await checker.subscription(token, NOW_S)).user == user
+
+
+@pytest.mark.parametrize("value", [True, None, 1.5, ["ann"], {"name": "ann"}])
+async def test_a_claim_that_names_nobody_makes_a_token_invalid(value: Any) -> None:
+    with pytest.raises(TokenInvalid):
+        await verifier(user_id_claim="uid").connection(jwt.encode({"uid": value}, KEY), NOW_S)
+
+
+async def test_issuers_and_audiences_by_expressions() -> None:
+    checker = verifier(issuer_regex="https://(one|two)[.]example", audience_regex="chat-.+")
+    ours = {"iss": "https://two.example", "aud": ["other", "chat-1"]}
+    assert await checker.connection(jwt.encode(ours, KEY), NOW_S)
+    assert await checker.subscription(jwt.encode({**ours, "channel": "news"}, KEY), NOW_S)
+    for change in ({"iss": "https://three.example"}, {"aud": "other"}):
+        with pytest.raises(TokenInvalid):
+            await checker.connection(jwt.encode({**ours, **change}, KEY), NOW_S)
+        with pytest.raises(TokenInvalid):
+            await checker.subscription(
+                jwt.encode({**ours, **change, "channel": "news"}, KEY), NOW_S
+            )
+
+
+async def test_the_keys_of_one_issuer_sign_for_no_other() -> None:
+    """The claim that selects the keys is not verified before they have verified the token."""
+    clock, tenants = ManualClock(), {"one": signer("ES256"), "two": signer("ES256", 2)}
+
+    def keys(tenant: Signer) -> JwksKeys:
+        async def fetch() -> bytes:
+            return jwks(tenant.jwk("k1"))
+
+        return JwksKeys(fetch, clock, lambda: 0.5)
+
+    sets = JwksSets({f"https://id.example/{name}": keys(each) for name, each in tenants.items()})
+    checker = TokenVerifier(
+        token_config(
+            jwks_public_endpoint="https://id.example/{{tenant}}",
+            issuer_regex="(?i)https://(?P<tenant>one|two)[.]example",
+        ),
+        jwks=sets,
+    )
+    running = asyncio.create_task(sets.run())
+    await until(lambda: sets.usable)
+    try:
+        for name, each in tenants.items():
+            claims = {"sub": "ann", "iss": f"https://{name}.example"}
+            assert (await checker.connection(each.sign(claims), NOW_S)).user
+            other = {**claims, "iss": f"https://{'two' if name == 'one' else 'one'}.example"}
+            with pytest.raises(TokenInvalid):
+                await checker.connection(each.sign(other), NOW_S)
+        for issuer in ("https://ONE.example", "https://evil.example", ""):
+            token = tenants["one"].sign({"sub": "ann", "iss": issuer})
+            with pytest.raises(TokenInvalid):
+                await checker.connection(token, NOW_S)
+        header = segment(b'{"alg":"ES256","kid":"k1"}')
+        with pytest.raises(TokenInvalid):
+            await checker.connection(f"{header}.{segment(b'5')}.AAAA", NOW_S)
+        with pytest.raises(TokenInvalid):
+            await checker.connection(header, NOW_S)
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
 
 
 # ---- keys of an endpoint
@@ -370,7 +569,10 @@ class Provider:
         return self.body
 
     def verifier(self, **options: str) -> TokenVerifier:
-        return TokenVerifier(TokenConfig(**options), jwks=self.keys)
+        return TokenVerifier(
+            token_config(jwks_public_endpoint=ENDPOINT, **options),
+            jwks=JwksSets({ENDPOINT: self.keys}),
+        )
 
 
 @pytest.fixture

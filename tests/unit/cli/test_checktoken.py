@@ -105,6 +105,16 @@ def test_by_the_keys_of_the_configuration(
     assert "ann" in capsys.readouterr().out
     assert cli.main([*arguments, ours.sign({"sub": "ann", "iss": "them"})]) == 1
     assert "another issuer" in told()
+    both = (
+        f'[client.token]\nhmac_secret_key = "{"n" * 32}"\nhmac_previous_secret_key = "{"o" * 32}"\n'
+    )
+    old = sign_connection("ann", "o" * 32, 0)
+    path.write_text(both)
+    assert cli.main([*arguments, old]) == 0
+    assert "ann" in capsys.readouterr().out
+    path.write_text(f"{both}hmac_previous_secret_key_valid_until = 1700000000\n")
+    assert cli.main([*arguments, old]) == 1
+    assert "token expired" in told()
     path.write_text("")
     assert cli.main([*arguments, "x"]) == 2
     assert "client.token has no key" in told()

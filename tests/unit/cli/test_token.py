@@ -48,6 +48,30 @@ def test_a_token_of_the_configured_key(
     assert "exp" not in decoded(answer["token"], key)
 
 
+def test_a_subscription_token_of_its_own_key(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], told: Told
+) -> None:
+    key, own = "k" * 32, "o" * 32
+    monkeypatch.setenv("ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY", key)
+    monkeypatch.setenv("ROOMCAST_CLIENT_TOKEN_USER_ID_CLAIM", "uid")
+    monkeypatch.setenv("ROOMCAST_CLIENT_SUBSCRIPTION_TOKEN_ENABLED", "true")
+    monkeypatch.setenv("ROOMCAST_CLIENT_SUBSCRIPTION_TOKEN_HMAC_SECRET_KEY", own)
+    assert cli.main(["token", "--user", "ann"]) == 0
+    connects = capsys.readouterr().out.strip()
+    assert decoded(connects, key)["uid"] == "ann"
+    assert cli.main(["token", "--user", "ann", "--channel", "news"]) == 0
+    subscribes = capsys.readouterr().out.strip()
+    assert decoded(subscribes, own)["sub"] == "ann"
+    for token in (connects, subscribes):
+        assert cli.main(["checktoken", token]) == 0
+        assert "ann" in capsys.readouterr().out
+    # As it was before there was a key of its own.
+    assert cli.main(["token", "--user", "ann", "--channel", "news", "--claims", "{}"]) == 0
+    monkeypatch.setenv("ROOMCAST_CLIENT_SUBSCRIPTION_TOKEN_HMAC_SECRET_KEY", "another" + own)
+    assert cli.main(["checktoken", capsys.readouterr().out.strip()]) == 1
+    assert "no server would take the token" in told()
+
+
 def test_no_token_without_a_key(tmp_path: Path, told: Told) -> None:
     path = tmp_path / "roomcast.toml"
     path.write_text("")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roomcast.auth.claims import ConnectionClaims, SubscriptionClaims
+from roomcast.auth.claims import ConnectionClaims, ServerSubscription, SubscriptionClaims
 from roomcast.client.effects import (
     Authenticate,
     Authorize,
@@ -285,6 +285,37 @@ def test_a_name_that_no_channel_can_have_is_a_bad_request(channel: str, insecure
     for request in on(channel):
         assert say(session, request) == Fail(5, Error.BAD_REQUEST)
     assert session.channels == set()
+
+
+@pytest.mark.parametrize("insecure", [False, True])
+def test_a_name_that_its_namespace_does_not_take_is_a_bad_request(insecure: bool) -> None:
+    options = ChannelOptions(
+        history_size=1,
+        history_ttl_s=1,
+        presence=True,
+        allow_subscribe_for_client=True,
+        allow_publish_for_client=True,
+        allow_history_for_client=True,
+        allow_presence_for_client=True,
+        channel_regex="^[0-9]+$",
+    )
+    held = policy(options, insecure=insecure)
+    refused = Fail(5, Error.BAD_REQUEST)
+    for request_ in (
+        SubscribeRequest("x"),
+        SubscribeRequest("x", token="t"),
+        PublishRequest("x", 1),
+        RpcPublishRequest("x", 1),
+        HistoryRequest("x"),
+        PresenceRequest("x"),
+        PresenceStatsRequest("x"),
+    ):
+        session = connected(held)
+        assert say(session, request_) == refused
+        assert "x" not in session.channels
+        assert say(session, replace(request_, channel="7")) != refused
+    by_server = connected(held).subscribe_by_server("x", ServerSubscription(), None)
+    assert by_server is not None, "the server's own names are not looked at"
 
 
 @pytest.mark.parametrize("insecure", [False, True])

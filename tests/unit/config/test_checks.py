@@ -135,6 +135,52 @@ HISTORY = "history_size = 10\nhistory_ttl = '5m'\n"
             ),
             "line 8: channel.namespaces[1].force_recovery needs history_size and history_ttl",
         ),
+        (
+            "[client]\nuser_personal_single_connection = true",
+            (
+                "line 2: client.user_personal_single_connection needs "
+                "client.subscribe_to_user_personal_channel"
+            ),
+        ),
+        (
+            "[client.token]\nhmac_previous_secret_key_valid_until = 1700000000",
+            "hmac_previous_secret_key_valid_until needs client.token.hmac_previous_secret_key",
+        ),
+        (
+            "[client.subscription_token]\nenabled = true",
+            "line 2: client.subscription_token.enabled needs a key",
+        ),
+        (
+            f"[client.subscription_token]\nhmac_secret_key = '{'k' * 32}'",
+            "client.subscription_token.enabled must be true",
+        ),
+        (
+            "[client.token]\nissuer = 'us'\nissuer_regex = 'us|them'",
+            "line 3: client.token.issuer_regex cannot be together with client.token.issuer",
+        ),
+        (
+            "[client.token]\naudience = 'us'\naudience_regex = 'us|them'",
+            "line 3: client.token.audience_regex cannot be together with client.token.audience",
+        ),
+        (
+            "[client.token]\nissuer_regex = '('\njwks_public_endpoint = 'https://{{t}}.example/'",
+            "client.token.issuer_regex must be a regular expression of RE2; found '(': missing )",
+        ),
+        (
+            (
+                "[client.token]\nissuer_regex = '(?P<t>.+)'\n"
+                "jwks_public_endpoint = 'https://{{t}}.example/'"
+            ),
+            "line 3: client.token.jwks_public_endpoint needs a group t that lists its values",
+        ),
+        (
+            "[[channel.namespaces]]\nname = 'a'\nchannel_regex = '(?=a)'",
+            "channel.namespaces[0].channel_regex must be a regular expression of RE2",
+        ),
+        (
+            "[channel.without_namespace]\nchannel_regex = '(x?){900}'",
+            "too large",
+        ),
         ("[aws]\nlaunch_hook = 'h'", "line 2: aws.launch_hook needs aws.autoscaling_group"),
         ("[aws]\nterminate_hook = 'h'", "line 2: aws.terminate_hook needs aws.autoscaling_group"),
         (

@@ -20,6 +20,7 @@ from roomcast.config import (
     NodeConfig,
     Option,
     ServerConfig,
+    SubscriptionTokenConfig,
     TlsConfig,
     TokenConfig,
     TracingConfig,
@@ -123,7 +124,7 @@ def test_where_keys_may_be_published(address: str) -> None:
         "example.com/jwks",
         "https://example.com/jwks#fragment",
         "https://example.com/a b",
-        "https://{{tenant}}.example.com/jwks",
+        "https://example.com/{tenant}",
         "https://example.com/\n",
     ],
 )
@@ -160,6 +161,7 @@ def test_every_field_is_an_option() -> None:
     parts: dict[str, Any] = {
         "client": ClientConfig,
         "client.token": TokenConfig,
+        "client.subscription_token": SubscriptionTokenConfig,
         "channel.without_namespace": ChannelOptions,
         "websocket": WebSocketConfig,
         "server": ServerConfig,
@@ -178,7 +180,12 @@ def test_every_field_is_an_option() -> None:
         for section, part in parts.items()
         for each in dataclasses.fields(part)
     }
-    assert declared == expected - {"client.token", "server.tls", "server.internal_tls"}
+    assert declared == expected - {
+        "client.token",
+        "client.subscription_token",
+        "server.tls",
+        "server.internal_tls",
+    }
     assert {each.name for each in dataclasses.fields(Config)} == {
         "client",
         "channel",

@@ -22,6 +22,7 @@ from roomcast.fleet.order_signals import (
     MalformedOrder,
     Order,
     RefreshOrder,
+    ReplaceOrder,
     SubscribeOrder,
     Target,
     UnsubscribeOrder,
@@ -60,6 +61,12 @@ ORDERS: st.SearchStrategy[Order] = st.one_of(
         st.builds(ServerSubscription, INFOS, INFOS, OVERRIDES),
         st.none() | st.builds(StreamPosition, TEXT, st.integers(0, 2**53 - 1)),
         TIMES,
+    ),
+    st.builds(
+        ReplaceOrder,
+        st.builds(Target, TEXT.filter(bool), TEXT, TEXT),
+        TEXT,
+        st.integers(0, 2**53 - 1),
     ),
 )
 

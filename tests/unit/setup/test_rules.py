@@ -436,6 +436,7 @@ def test_generations(generation: str, age_ms: int, outcome: str) -> None:
     ],
 )
 def test_secrets(secret: str, api_key: str, *, insecure: bool, outcome: str, told: str) -> None:
-    found = secret_finding(secret, api_key, insecure=insecure, bytes_min=32)
+    secrets = {"client.token.hmac_secret_key": secret, "http_api.key": api_key}
+    found = secret_finding(secrets, insecure=insecure, bytes_min=32)
     assert (found.outcome, told in found.told) == (outcome, True), found
     assert not secret or secret == "secret" or secret not in found.told + found.ask

@@ -20,6 +20,7 @@ from roomcast.wire.channels import (
     listed_users,
     personal_channel,
 )
+from roomcast.wire.codes import Error
 
 PRINTABLE = string.ascii_letters + string.digits + string.punctuation + " "
 PLAIN, CHAT, FEED = ChannelOptions(), ChannelOptions(presence=True), ChannelOptions(join_leave=True)
@@ -41,6 +42,29 @@ def test_names_are_bounded() -> None:
     assert is_valid_name("x" * 255)
     assert not is_valid_name("x" * 256)
     assert not is_valid_name("")
+
+
+@pytest.mark.parametrize(
+    "channel, is_taken",
+    [
+        ("chat:1", True),
+        ("$chat:22", True),
+        ("chat:", False),
+        ("chat:x", False),
+        ("chat:1:2", False),
+        ("chat:chat:1", False),
+        ("7", True),
+        ("$7", False),
+        ("x", False),
+    ],
+)
+def test_names_may_have_to_match_an_expression(channel: str, is_taken: bool) -> None:
+    """Without the namespace, and where there is none with all before it: as Centrifugo has it."""
+    options = ChannelOptions(channel_regex="^[0-9]+$")
+    rules = ChannelRules(options, {"chat": options})
+    assert options.takes(channel) == is_taken
+    assert rules.find(channel) == (options if is_taken else Error.BAD_REQUEST)
+    assert rules.options(channel) == options, "the server's own names are not looked at"
 
 
 @given(st.text(PRINTABLE, max_size=20))
