@@ -12,9 +12,9 @@ from dataclasses import field, replace
 from roomcast.frozen import frozen
 from roomcast.hooks.events import PublishReply, Unchanged
 from roomcast.wire.channels import ChannelOptions
-from roomcast.wire.codes import Closing, Failing
+from roomcast.wire.codes import Closing, Error, Failing
 from roomcast.wire.commands import HistoryRequest, SubscribeRequest
-from roomcast.wire.publication import ClientInfo, Json, StreamPosition
+from roomcast.wire.publication import ClientInfo, Json, Payload, StreamPosition
 
 __all__ = [
     "AskPublish",
@@ -136,7 +136,7 @@ class Leave:
 
 @frozen
 class Publish:
-    """Publish `data` in the name of `info`, then answer.
+    """Publish `data`, a JSON value or bytes, in the name of `info`, then answer.
 
     `rpc`: the command was a call, and the answer has the position. `key`: the idempotency key.
     `text`: the JSON text of the data as it came, which is kept.
@@ -145,7 +145,7 @@ class Publish:
     id: int
     channel: str
     options: ChannelOptions
-    data: Json
+    data: Payload
     info: ClientInfo
     rpc: bool = False
     key: str | None = None
@@ -170,6 +170,8 @@ class AskPublish:
             return self.otherwise
         if isinstance(reply.data, Unchanged):
             return self.allowed
+        if not self.allowed.options.takes(reply.data):
+            return Fail(self.id, Error.BAD_REQUEST)
         return replace(self.allowed, data=reply.data, text=None)
 
 

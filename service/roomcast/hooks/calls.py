@@ -164,7 +164,9 @@ class HookCalls:
     async def publish(self, event: PublishEvent) -> PublishReply | None:
         """None = no opinion."""
         assert self.hooks.publish is not None, "asked for first"
-        return await self._call("publish", self.hooks.publish, event, _publish_reply)
+        return await self._call(
+            "publish", self.hooks.publish, event, partial(_publish_reply, event)
+        )
 
     async def rpc(self, event: RpcEvent) -> Json:
         """The answer of the method that `event` names: a JSON value."""
@@ -279,11 +281,15 @@ def _subscribe_reply(said: object) -> SubscribeReply | None:
     )
 
 
-def _publish_reply(said: object) -> PublishReply | None:
+def _publish_reply(event: PublishEvent, said: object) -> PublishReply | None:
     if said is None:
         return None
     reply = _of_type(said, PublishReply)
-    return reply if isinstance(reply.data, Unchanged) else PublishReply(_json(reply.data))
+    if isinstance(reply.data, Unchanged):
+        return reply
+    if isinstance(event.data, bytes):
+        return PublishReply(_of_type(reply.data, bytes))
+    return PublishReply(_json(reply.data))
 
 
 def _subscription(found: object) -> ServerSubscription:

@@ -21,7 +21,7 @@ from roomcast.wire.codes import (
     ErrorCode,
     is_reason,
 )
-from roomcast.wire.publication import Json
+from roomcast.wire.publication import Json, Payload
 
 __all__ = [
     "ERROR_CODE_MAX",
@@ -133,20 +133,22 @@ class SubscribeReply:
 
 @dataclass(frozen=True, slots=True)
 class PublishEvent:
-    """A client publishes `data` to `channel`."""
+    """A client publishes `data` to `channel`: a JSON value or, in a binary channel, bytes."""
 
     client: str
     user: str
     info: Json
     channel: str
-    data: Json
+    data: Payload
 
 
 @dataclass(frozen=True, slots=True)
 class PublishReply:
-    """The client may publish: its own data, or `data` instead."""
+    """The client may publish: its own data, or `data` instead. That is bytes in a binary channel,
+    and an object where only objects may be published.
+    """
 
-    data: Json | Unchanged = UNCHANGED
+    data: Payload | Unchanged = UNCHANGED
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,10 @@ from roomcast.wire.codes import Error
 
 __all__ = [
     "BATCH_PUBLICATIONS_MAX",
+    "BINARY",
     "CHANNEL_BYTES_MAX",
+    "JSON",
+    "JSON_OBJECT",
     "NAMESPACE_SEPARATOR",
     "PRESENCE_SHARDS_MAX",
     "RESERVED_PREFIX",
@@ -26,6 +29,10 @@ __all__ = [
 
 CHANNEL_BYTES_MAX: Final = 255
 NAMESPACE_SEPARATOR: Final = ":"
+# What publications hold, as Centrifugo names it in `publication_data_format`. "" is JSON as well.
+JSON: Final = "json"
+JSON_OBJECT: Final = "json_object"
+BINARY: Final = "binary"
 # Publications of one batch, whatever the configuration says.
 BATCH_PUBLICATIONS_MAX: Final = 1000
 # Presence shards of one channel: each is a query whenever its members are read.
@@ -94,6 +101,22 @@ class ChannelOptions:
     batch_max_size: int = 0
     batch_max_delay_ms: int = 0
     batch_flush_latest: bool = False
+    publication_data_format: str = ""
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether publications are bytes, which only Protobuf clients get and send."""
+        return self.publication_data_format == BINARY
+
+    def takes(self, data: object) -> bool:
+        """Whether `data`, a JSON value or bytes, may be published."""
+        if isinstance(data, bytes):
+            return self.publication_data_format == BINARY
+        if not self.publication_data_format:
+            return True
+        return self.publication_data_format == JSON or (
+            self.publication_data_format == JSON_OBJECT and isinstance(data, dict)
+        )
 
     @property
     def has_history(self) -> bool:
