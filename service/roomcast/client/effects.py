@@ -104,7 +104,8 @@ class Subscribe:
     between publications. `expires_at`: s since 1970 when its token must be refreshed, None = never.
 
     `is_server_side`: the server subscribes the client, which can neither refresh nor end the
-    subscription. `id` then has no meaning, and `data` goes with the push. `ends_at`: s since 1970
+    subscription. `id` then has no meaning, and `data` goes with the push: a JSON value or, in a
+    binary channel, bytes. `ends_at`: s since 1970
     when the subscription ends; None = never. It cannot be refreshed, so the client is not told in
     advance.
     """
@@ -120,7 +121,7 @@ class Subscribe:
     info: ClientInfo
     expires_at: int | None = None
     is_server_side: bool = False
-    data: Json = None
+    data: Payload = None
     ends_at: int | None = None
     numbered: bool = False
     delta: bool = False

@@ -86,7 +86,7 @@ from roomcast.wire.commands import (
     SubscribeRequest,
     UnsubscribeRequest,
 )
-from roomcast.wire.publication import ClientInfo, Json, StreamPosition
+from roomcast.wire.publication import ClientInfo, Json, Payload, StreamPosition
 
 __all__ = [
     "CONNECT_BYTES_A_CHANNEL",
@@ -579,6 +579,9 @@ class Session:
             return Error.UNKNOWN_CHANNEL
         if not self._is_binary and any(options and options.is_binary for options in found):
             return Disconnect.INAPPROPRIATE_PROTOCOL
+        given = zip(wanted.values(), found, strict=True)
+        if any(options and _is_misplaced(sub.data, options) for sub, options in given):
+            return Disconnect.INVALID_TOKEN
         effects = (
             self.subscribe_by_server(channel, sub, self._granted_since(channel, sub, since))
             for channel, sub in wanted.items()
@@ -606,7 +609,8 @@ class Session:
         """Subscribe the client to `channel`. `expires_at`: s since 1970 when it ends.
 
         None: the client is not connected, is subscribed already, or is at its limit of channels;
-        the channel's namespace is not known here; or it is binary, and the client speaks JSON.
+        the channel's namespace is not known here; it is binary, and the client speaks JSON; or it
+        is not, and `sub` has bytes for the client.
         """
         configured = self._policy.rules.options(channel)
         is_full = len(self.channels) >= self._policy.channel_limit
@@ -614,6 +618,7 @@ class Session:
             self.state is not State.CONNECTED
             or configured is None
             or (configured.is_binary and not self._is_binary)
+            or _is_misplaced(sub.data, configured)
             or channel in self.channels
             or is_full
         ):
@@ -636,7 +641,7 @@ class Session:
             info=ClientInfo(self.user, self.client, self._conn_info, sub.info),
             expires_at=expires_at,
             is_server_side=True,
-            data=sub.data,
+            data=sub.raw if configured.is_binary and sub.raw is not None else sub.data,
         )
 
     def left(self, channel: str) -> None:
@@ -649,3 +654,8 @@ class Session:
         """Close the connection. Nothing is allowed any more."""
         self.state = State.CLOSED
         return Close(why)
+
+
+def _is_misplaced(data: Payload, options: ChannelOptions) -> bool:
+    """Whether `data`, which goes with a subscription, is bytes though the channel has JSON."""
+    return isinstance(data, bytes) and not options.is_binary

@@ -119,13 +119,13 @@ class SubscribeReply:
     """The client may subscribe.
 
     `info`: shown to others in the channel, in addition to the connection's info. `data`: for the
-    client. `expires_at`: when the subscription ends, in s since 1970. The client then subscribes
-    again, and the hook is called again. None = never. `override`: replaces options of the channel.
-    `allow`: further capabilities in the channel.
+    client, in a binary channel bytes as well. `expires_at`: when the subscription ends, in s since
+    1970. The client then subscribes again, and the hook is called again. None = never. `override`:
+    replaces options of the channel. `allow`: further capabilities in the channel.
     """
 
     info: Json = None
-    data: Json = None
+    data: Payload = None
     expires_at: int | None = None
     override: ChannelOverride = field(default_factory=ChannelOverride)
     allow: frozenset[Capability] = frozenset()

@@ -198,6 +198,11 @@ class ChannelRules:
         options = self.options(channel)
         return 1 if options is None else options.presence_shards
 
+    def is_binary(self, channel: str) -> bool:
+        """Whether publications of `channel` are bytes."""
+        options = self.options(channel)
+        return options is not None and options.is_binary
+
     def is_express(self, channel: str) -> bool:
         """Whether appends to `channel` go out as express hints as well."""
         options = self.options(channel)

@@ -9,6 +9,7 @@ from base64 import b64decode, b64encode
 from dataclasses import replace
 from typing import Any, Final
 
+import jwt
 import orjson
 import pytest
 from centrifuge.fossil import apply_delta
@@ -16,10 +17,24 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from roomcast.auth.claims import ServerSubscription
-from roomcast.delivery.envelope import checked_pubs, express_text, pack, parse, record_text
+from roomcast.delivery.envelope import Signal, checked_pubs, express_text, pack, parse, record_text
 from roomcast.delivery.forms import Chain, Payload, whole
 from roomcast.delivery.fossil import Search, delta
-from roomcast.hooks import ConnectEvent, ConnectReply, PublishEvent, PublishReply
+from roomcast.fleet.order_signals import (
+    MalformedOrder,
+    SubscribeOrder,
+    Target,
+    order_of,
+    order_signal,
+)
+from roomcast.hooks import (
+    ConnectEvent,
+    ConnectReply,
+    PublishEvent,
+    PublishReply,
+    SubscribeEvent,
+    SubscribeReply,
+)
 from roomcast.hooks.calls import Hooks
 from roomcast.log.channel_log import decode_publications
 from roomcast.log.item import LogItem
@@ -31,7 +46,7 @@ from roomcast.wire.protobuf import PROTOBUF_FRAMES, encode_messages
 from roomcast.wire.publication import MalformedPublication, Publication, from_base64, to_base64
 from tests.protobuf import command, parsed
 from tests.unit.binary import BinaryClient, binary
-from tests.unit.worlds import Client, Fleet, logged, settled, until
+from tests.unit.worlds import SECRET, Client, Fleet, logged, settled, until
 
 HISTORY: Final = ChannelOptions(
     history_size=100,
@@ -269,6 +284,64 @@ async def test_the_server_subscribes_no_client_in_json(
     assert "bin:room" in subscribed.subs
 
 
+@pytest.mark.parametrize("raw", [b"\xff\x00", b'{"a": 1}'])
+async def test_data_that_goes_with_a_subscription(fleet: Fleet, raw: bytes) -> None:
+    """By a token, by either hook, and by an order from another node."""
+
+    async def admits(event: ConnectEvent) -> ConnectReply:
+        return ConnectReply(subs={"bin:hook": ServerSubscription(data=raw)})
+
+    async def lets(event: SubscribeEvent) -> SubscribeReply:
+        return SubscribeReply(data=raw)
+
+    node = fleet.node("a", rules=RULES, secret=SECRET, hooks=Hooks(connect=admits, subscribe=lets))
+    claims = {"sub": "ann", "subs": {"bin:token": {"b64data": to_base64(raw)}}}
+    client = BinaryClient(node)
+    connected = await client.ask("connect", token=jwt.encode(claims, SECRET))
+    assert {name: sub.data for name, sub in connected.subs.items()} == {
+        "bin:hook": raw,
+        "bin:token": raw,
+    }
+    assert (await client.ask("subscribe", channel="bin:room")).data == raw
+    given = SubscribeOrder(Target("ann"), "bin:order", ServerSubscription(data=raw))
+    order = order_of(order_signal(given, "b", "1"))
+    assert order == given
+    node.assembly.node.orders.give(order)
+
+    def pushed() -> list[Any]:
+        pushes = [each.push for each in client.socket.messages]
+        return [push for push in pushes if push.channel == "bin:order"]
+
+    await until(pushed)
+    assert pushed()[0].subscribe.data == raw
+
+
+async def test_bytes_go_with_no_subscription_to_json(fleet: Fleet) -> None:
+    async def lets(event: SubscribeEvent) -> SubscribeReply:
+        return SubscribeReply(data=b"\xff")
+
+    node = fleet.node("a", rules=RULES, secret=SECRET, hooks=Hooks(subscribe=lets))
+    claims = {"sub": "ann", "subs": {"room": {"b64data": "/w=="}}}
+    client = BinaryClient(node)
+    connect = {"id": 1, "connect": {"token": jwt.encode(claims, SECRET)}}
+    await client.connection.receive(command(connect), PROTOBUF_FRAMES)
+    await until(lambda: client.socket.closed_with)
+    assert client.socket.closed_with is Disconnect.INVALID_TOKEN
+    other = await binary(node, token=jwt.encode({"sub": "ann"}, SECRET))
+    assert await other.refused("subscribe", channel="room") == 100
+    order = SubscribeOrder(Target("ann"), "room", ServerSubscription(data=b"\xff"))
+    node.assembly.node.orders.give(order)
+    await settled()
+    assert other.connection.session.channels == set()
+
+
+@pytest.mark.parametrize("b64data", [5, "?", "AA", None])
+def test_an_order_whose_data_is_not_base64_is_malformed(b64data: Any) -> None:
+    body = {"user": "ann", "b64data": b64data}
+    with pytest.raises(MalformedOrder):
+        order_of(Signal("subscribe", "1", "b", "bin:room", body))
+
+
 @pytest.mark.parametrize(
     "channel, raw, code",
     [
@@ -298,7 +371,8 @@ async def test_objects_alone_in_json(fleet: Fleet) -> None:
     node = fleet.node("a", rules=RULES)
     client = await node.client()
     await client.publish("objects:room", {})
-    for data in ([], 1, None, "{}"):
+    wrong: list[Any] = [[], 1, None, "{}"]
+    for data in wrong:
         error = await refused(client, "publish", channel="objects:room", data=data)
         assert error == {"code": 107, "message": "bad request"}
 

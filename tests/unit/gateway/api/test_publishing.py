@@ -516,7 +516,9 @@ async def test_bytes_of_a_broadcast_without_history(caller: Caller) -> None:
 
 
 async def test_bytes_in_a_batch(caller: Caller) -> None:
-    commands = [{"publish": {"channel": "bin:c", "b64data": b64(bytes([n]))}} for n in range(9)]
+    commands: list[Any] = [
+        {"publish": {"channel": "bin:c", "b64data": b64(bytes([n]))}} for n in range(9)
+    ]
     commands.insert(4, {"publish": {"channel": "bin:c", "data": 4}})
     answer = await caller.ask("batch", commands=commands)
     assert [each for each in answer["replies"] if "error" in each] == [answer["replies"][4]]
@@ -526,7 +528,8 @@ async def test_bytes_in_a_batch(caller: Caller) -> None:
 async def test_objects_alone(caller: Caller) -> None:
     assert await caller.result("publish", channel="objects:a", data={}) == {}
     assert await caller.result("publish", channel="objects:a", b64data=b64(b" {}")) == {}
-    for params in ({"data": []}, {"data": "{}"}, {"data": None}, {"b64data": b64(b"[]")}):
+    wrong: list[Any] = [{"data": []}, {"data": "{}"}, {"data": None}, {"b64data": b64(b"[]")}]
+    for params in wrong:
         assert await caller.refusal("publish", channel="objects:a", **params) == (
             107,
             "bad request: data must be an object in this channel",
