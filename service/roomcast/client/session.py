@@ -365,12 +365,14 @@ class Session:
         if not isinstance(options, ChannelOptions):
             return options
         data, text = request.data, request.text
-        if options.is_binary:
-            if request.raw is None:
-                return Fail(command_id, NEEDS_PROTOBUF)
-            data, text = request.raw, None
-        elif not options.takes(data):
-            return Fail(command_id, Error.BAD_REQUEST)
+        # Asked for first: most channels have none, and take any JSON.
+        if options.publication_data_format or isinstance(data, bytes):
+            if options.is_binary:
+                if request.raw is None:
+                    return Fail(command_id, NEEDS_PROTOBUF)
+                data, text = request.raw, None
+            elif not options.takes(data):
+                return Fail(command_id, Error.BAD_REQUEST)
         return self._publish_or_ask(
             Publish(command_id, request.channel, options, data, self.info, text=text)
         )
