@@ -5,6 +5,7 @@ to compare one encoding with the other.
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
 
@@ -79,9 +80,14 @@ def _said(message: Message, schema: Mapping[str, Field]) -> dict[str, Any]:
         field = schema[descriptor.name]
         match field.shape:
             case FieldShape.JSON:
-                # A difference is no JSON.
+                # A difference is no JSON, and what is published in a binary channel need be none.
                 is_difference = schema is SCHEMA["Publication"] and message.delta
-                said[field.name] = value.decode() if is_difference else json.loads(value)
+                if is_difference:
+                    said[field.name] = value.decode(errors="replace")
+                elif schema is SCHEMA["Publication"] and not _is_json(value):
+                    said["b64data"] = b64encode(value).decode()
+                else:
+                    said[field.name] = json.loads(value)
             case FieldShape.MESSAGE:
                 said[field.name] = _said(value, SCHEMA[field.of])
             case FieldShape.LIST:
@@ -93,6 +99,14 @@ def _said(message: Message, schema: Mapping[str, Field]) -> dict[str, Any]:
             case FieldShape.SCALAR:
                 said[field.name] = value
     return said
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _say(message: Message, fields: Mapping[str, Any], schema: Mapping[str, Field]) -> None:

@@ -247,6 +247,15 @@ SECTIONS: Final = (
                 ["test_not_there::test_in_json_payloads_are_values"],
             ),
             Feature(
+                "bytes that are no JSON (`publication_data_format: binary`)",
+                [
+                    "test_binary::test_any_bytes_reach_every_client_in_protobuf",
+                    "test_binary::test_they_are_recovered_and_come_as_differences",
+                ],
+                _no(SDKS, "error 108: needs Protobuf"),
+                ["test_binary::test_a_client_in_json_is_refused_and_told_why"],
+            ),
+            Feature(
                 "publish faster than allowed: it waits",
                 ["test_limits::test_who_publishes_too_fast_has_to_wait"],
             ),
@@ -386,6 +395,10 @@ SECTIONS: Final = (
             Feature("`channels`", ["test_server_api::test_what_there_is_on_all_instances"]),
             Feature("`info`", ["test_server_api::test_what_there_is_on_all_instances"]),
             Feature("`batch`", ["test_server_api::test_a_batch"]),
+            Feature(
+                "`b64data`: any bytes, in `publish`, `broadcast`, `batch` and `history`",
+                ["test_binary::test_a_back_end_publishes_and_reads_bytes"],
+            ),
             Feature("`AsyncClient`", ["test_server_api::test_the_client_that_does_not_block"]),
             Feature("errors as exceptions", ["test_server_api::test_errors_are_cents_own"]),
             Feature("`connections`", without={CENT: "status 404"}, without_by=_NOT_CENTS),

@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import json
 from abc import ABC, abstractmethod
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -153,6 +154,10 @@ class Peer(ABC):
         Returns when it is acknowledged. Raises Refused.
         """
         await self.call("publish_text", channel=channel, text=text)
+
+    async def publish_bytes(self, channel: str, raw: bytes) -> None:
+        """As `publish_text`, in a binary channel."""
+        await self.call("publish_bytes", channel=channel, base64=b64encode(raw).decode())
 
     async def history(
         self, channel: str, *, limit: int = -1, since: Position | None = None, reverse: bool = False
@@ -393,6 +398,9 @@ class PyPeer(Peer):
     async def _publish_text(self, channel: str, text: str) -> None:
         await self._client.publish(channel, text.encode())
 
+    async def _publish_bytes(self, channel: str, base64: str) -> None:
+        await self._client.publish(channel, b64decode(base64))
+
     async def _history(
         self, channel: str, limit: int, since: Position | None, reverse: bool
     ) -> Any:
@@ -422,15 +430,23 @@ class PyPeer(Peer):
         return json.dumps(data).encode() if self.protobuf else data
 
     def _incoming(self, data: Any) -> Any:
-        return json.loads(data) if self.protobuf and data is not None else data
+        if not self.protobuf or data is None:
+            return data
+        try:
+            return json.loads(data)
+        except ValueError:
+            # In binary channels payloads need be no JSON.
+            return None
 
     def message(self, publication: Any) -> Event:
         info = publication.info and self.person(publication.info)
-        text = publication.data.decode() if self.protobuf else None
+        # The SDK shows no bytes as None.
+        raw = (publication.data or b"") if self.protobuf else None
         return {
             "offset": publication.offset,
             "data": self._incoming(publication.data),
-            "text": text,
+            "text": None if raw is None else raw.decode(errors="replace"),
+            "base64": None if raw is None else b64encode(raw).decode(),
             "info": info,
         }
 

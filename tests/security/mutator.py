@@ -193,6 +193,15 @@ def commands(token: str, subscription_token: str) -> list[dict[str, Any]]:
             }
         },
         {"rpc": {"method": "anything", "data": [1]}},
+        {"subscribe": {"channel": "bin:a", "delta": "fossil"}},
+        {"publish": {"channel": "bin:a", "data": "text"}},
+        {"history": {"channel": "bin:a", "limit": -1}},
+        {
+            "rpc": {
+                "method": "roomcast.publish",
+                "data": {"channel": "bin:a", "b64data": "/wA=", "idempotency_key": "k"},
+            }
+        },
         {"refresh": {"token": token}},
         {"sub_refresh": {"channel": "$private", "token": subscription_token}},
         {"ping": {}},

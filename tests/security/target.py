@@ -74,7 +74,18 @@ RULES: Final = ChannelRules(
         allowed_delta_types=("fossil",),
         **_OPEN,
     ),
-    namespaces={"plain": ChannelOptions(**_OPEN), "shut": ChannelOptions()},
+    namespaces={
+        "plain": ChannelOptions(**_OPEN),
+        "shut": ChannelOptions(),
+        "bin": ChannelOptions(
+            history_size=20,
+            history_ttl_s=300,
+            allowed_delta_types=("fossil",),
+            delta_publish=True,
+            publication_data_format="binary",
+            **_OPEN,
+        ),
+    },
 )
 
 

@@ -44,6 +44,10 @@ BODIES: Final[list[tuple[str, dict[str, Any]]]] = [
         "subscribe",
         {"user": "ann", "channel": "room", "info": {"a": 1}, "client": "c", "expire_at": 4e9},
     ),
+    ("publish", {"channel": "bin:a", "b64data": "/wA=", "data": {"a": 1}}),
+    ("broadcast", {"channels": ["room", "bin:a", "plain:a"], "b64data": "e30=", "delta": True}),
+    ("subscribe", {"user": "ann", "channel": "bin:a", "b64data": "/wA=", "b64info": "e30="}),
+    ("history", {"channel": "bin:a", "limit": -1}),
     ("subscribe", {"user": "ann", "channel": "room", "recover_since": {"offset": 1, "epoch": "e"}}),
     ("unsubscribe", {"user": "ann", "channel": "room"}),
     (

@@ -203,7 +203,7 @@ async def test_mutated_requests_are_taken_or_refused(protobuf: bool) -> None:
 
 def _is_at_rest(emulation: Emulation) -> None:
     assert not emulation._lanes
-    assert not emulation._asked
+    assert not emulation._asking._asked
     assert not emulation._waiting_bytes
 
 

@@ -60,9 +60,14 @@ SECRET: Final = "a secret of the tests, long enough to be no warning"
 
 HISTORY: Final = ChannelOptions(history_size=100, history_ttl_s=300, force_recovery=True)
 EVERYTHING: Final = replace(HISTORY, presence=True, join_leave=True, force_push_join_leave=True)
+# Its publications are bytes.
+BINARY: Final = replace(HISTORY, publication_data_format="binary")
 RULES: Final = ChannelRules(
     without_namespace=HISTORY,
     namespaces={
+        "bin": BINARY,
+        "live-bin": ChannelOptions(publication_data_format="binary"),
+        "objects": ChannelOptions(publication_data_format="json_object"),
         "all": EVERYTHING,
         "plain": ChannelOptions(),
         "present": ChannelOptions(presence=True),

@@ -34,7 +34,7 @@ from roomcast.ports import PortError
 from roomcast.presence.ports import TooManyMembers
 from roomcast.wire.codes import Error
 from roomcast.wire.encoding import Sent
-from roomcast.wire.publication import Json
+from roomcast.wire.publication import BASE64_DATA, Json
 
 __all__ = ["CALL_S", "HISTORY_MAX", "MEMBERS_MAX", "PAYLOAD_CHARS_MAX", "WRITES", "Methods"]
 
@@ -339,9 +339,13 @@ def _silent(fleet: Fleet) -> list[str]:
 
 
 def _publication(sent: Sent) -> Mapping[str, Json]:
-    """As people read it. `text`: of the payload, as its publisher wrote it where that is known."""
+    """As people read it. `text`: of the payload, as its publisher wrote it where that is known.
+    Bytes are in base64.
+    """
     told = json.loads(sent.line)
-    if sent.text is not None:
+    if sent.is_binary:
+        text = f"base64 {told[BASE64_DATA]}"
+    elif sent.text is not None:
         text = sent.text.decode(errors="replace")
     else:
         text = json.dumps(told.get("data"), ensure_ascii=False, separators=(",", ":"))

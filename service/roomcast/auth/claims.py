@@ -18,7 +18,7 @@ from typing import Any, Final
 from roomcast.frozen import frozen
 from roomcast.wire.capabilities import Capability, Grant
 from roomcast.wire.channels import CHANNEL_BYTES_MAX, ChannelOverride, is_valid_name
-from roomcast.wire.publication import Json
+from roomcast.wire.publication import Json, Payload, from_base64
 from roomcast.wire.shapes import (
     FLAG,
     NUMBER,
@@ -110,12 +110,14 @@ class TokenUnverifiable(TokenError):
 class ServerSubscription:
     """One subscription that the server makes for a client when it connects.
 
-    `data` goes to the client itself, `info` to other clients.
+    `data` goes to the client itself, `info` to other clients. In a binary channel, `data` may be
+    bytes. `raw`: those of a token's `b64data`, which are also the data if they are no JSON.
     """
 
     info: Json = None
-    data: Json = None
+    data: Payload = None
     override: ChannelOverride = field(default_factory=ChannelOverride)
+    raw: bytes | None = None
 
 
 @frozen
@@ -292,6 +294,24 @@ def _payload(claims: Mapping[str, Json], name: str, loads: Loads) -> Json:
     return payload
 
 
+def _data(grant: Mapping[str, Json], loads: Loads) -> dict[str, Any]:
+    """`data` and `raw` of a ServerSubscription."""
+    encoded = _text(grant, "b64data", "")
+    if not encoded:
+        return {"data": _payload(grant, "data", loads)}
+    try:
+        raw = from_base64(encoded)
+    except ValueError as error:
+        raise TokenInvalid("b64data is not base64") from error
+    try:
+        value = loads(raw.decode())
+    except (ValueError, RecursionError):
+        return {"data": raw, "raw": raw}
+    if is_deeper(value, INFO_DEPTH_MAX):
+        raise TokenInvalid("data is nested too deeply")
+    return {"data": value, "raw": raw}
+
+
 def _subs(claims: Mapping[str, Json], loads: Loads) -> Mapping[str, ServerSubscription]:
     """The server-side subscriptions. `channels` is the short form of `subs`, which takes
     precedence.
@@ -302,7 +322,7 @@ def _subs(claims: Mapping[str, Json], loads: Loads) -> Mapping[str, ServerSubscr
             raise TokenInvalid("subs are not objects")
         subs[channel] = ServerSubscription(
             info=_payload(grant, "info", loads),
-            data=_payload(grant, "data", loads),
+            **_data(grant, loads),
             override=_override(grant),
         )
     if not all(is_valid_name(channel) for channel in subs):

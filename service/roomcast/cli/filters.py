@@ -16,8 +16,8 @@ __all__ = ["Filter", "field_value", "pattern", "tag"]
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """All that is given must fit. `patterns`: in the data's JSON text. `fields`: by their paths in
-    the data, such as "order.status".
+    """All that is given must fit. `patterns`: in the data's JSON text, or in the base64 of bytes.
+    `fields`: by their paths in the data, such as "order.status".
     """
 
     patterns: tuple[re.Pattern[str], ...] = ()
@@ -28,6 +28,8 @@ class Filter:
     def passes(self, publication: Mapping[str, Any]) -> bool:
         """Whether it is shown. Raises LookupError, TypeError or AttributeError for what is none."""
         data, tags = publication.get("data"), publication.get("tags") or {}
+        if "b64data" in publication:
+            data = publication["b64data"]
         if self.user is not None and (publication.get("info") or {}).get("user") != self.user:
             return False
         if any(tags.get(name) != value for name, value in self.tags):

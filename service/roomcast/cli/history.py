@@ -111,6 +111,12 @@ def _text(result: Mapping[str, Any]) -> str:
     return table(("OFFSET", "TIME", "USER", "DATA"), rows, colours)
 
 
+def _data(publication: Mapping[str, Any]) -> str:
+    if "b64data" in publication:
+        return printable(f"base64 {publication['b64data']}")
+    return json_printable(json.dumps(publication.get("data"), ensure_ascii=False))
+
+
 def cells(publication: Mapping[str, Any]) -> Sequence[str]:
     """One publication in four texts: offset, time, user, data."""
     published_ms = publication.get("time", 0)
@@ -119,5 +125,5 @@ def cells(publication: Mapping[str, Any]) -> Sequence[str]:
         printable(str(publication.get("offset", ""))),
         f"{at:%Y-%m-%dT%H:%M:%SZ}" if at else "",
         printable(str(publication.get("info", {}).get("user", ""))),
-        json_printable(json.dumps(publication.get("data"), ensure_ascii=False)),
+        _data(publication),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from base64 import b64encode
 from typing import Any, Final
 
 from roomcast.cli.arguments import Subparsers, add_command, add_server, text
@@ -19,10 +20,11 @@ examples:
   roomcast publish news '{"text":"hi"}'
   roomcast publish news - < message.json
   roomcast publish news '"hi"' --idempotency-key order-7 --url http://10.0.0.5:8000
+  roomcast publish sensors:3 - --bytes < reading.bin
 
 Prints where it is in the channel's log. The key is http_api.key, or ROOMCAST_HTTP_API_KEY; a server
 of `roomcast dev` needs none. With an idempotency key the same command may be repeated, and
-publishes once.
+publishes once. --bytes is for binary channels (publication_data_format).
 """
 
 
@@ -36,6 +38,11 @@ def add(commands: Subparsers) -> None:
         "data", type=text, metavar="JSON", help="what is published; - = standard input"
     )
     parser.add_argument(
+        "--bytes",
+        action="store_true",
+        help="the data is bytes and no JSON; as an argument, those of the text",
+    )
+    parser.add_argument(
         "--idempotency-key",
         type=text,
         metavar="K",
@@ -47,7 +54,11 @@ def add(commands: Subparsers) -> None:
 
 def publish(arguments: argparse.Namespace) -> int:
     """Publishes. Raises ConfigError, and Failed when it did not happen, or may not have."""
-    params: dict[str, Any] = {"channel": arguments.channel, "data": _data(arguments.data)}
+    params: dict[str, Any] = {"channel": arguments.channel}
+    if arguments.bytes:
+        params["b64data"] = b64encode(_bytes(arguments.data)).decode()
+    else:
+        params["data"] = _data(arguments.data)
     if arguments.idempotency_key is not None:
         params["idempotency_key"] = arguments.idempotency_key
     if arguments.skip_history:
@@ -70,6 +81,10 @@ def _data(text: str) -> Any:
         return json.loads(sys.stdin.read() if text == "-" else text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         raise Failed("what is published must be JSON: a text is written '\"text\"'") from None
+
+
+def _bytes(text: str) -> bytes:
+    return sys.stdin.buffer.read() if text == "-" else text.encode()
 
 
 def _refuse(name: str) -> None:

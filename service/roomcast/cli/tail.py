@@ -43,12 +43,14 @@ examples:
   roomcast tail news chat:lobby --since 10m --grep 'error|failed'
   roomcast tail orders --tag shop=7 --where status=paid --user ann
   roomcast tail news --token "$(roomcast token --user ann)" --url https://chat.example.com
+  roomcast tail sensors:3 --binary
 
 Shows what is published from now on, one line each: offset, time, user, data; with --json as an
 object. Of several channels each line begins with the channel's name (in JSON: channel).
 With --since it begins with what is in the history since then: behind an offset, of the last 90s,
 5m, 2h, 1d, or from a time on such as 2026-11-29T10:00Z. That needs the right to read the history.
 What is shown passes all of --grep, --tag, --where and --user.
+Binary channels (publication_data_format) need --binary: their data is shown as base64.
 When the server goes away it connects again. Where it may recover (force_recovery, allow_recovery,
 or the right to read the history) nothing is left out then; else a line on stderr says so. Ctrl-C
 ends it.
@@ -96,6 +98,54 @@ class _Unprinted(Exception):
         self.reason = reason
 
 
+class _Json:
+    """The encoding of the protocol that most channels have."""
+
+    protocols: Sequence[str] = ()
+    frames: type[str | bytes] = str
+
+    async def say(
+        self, socket: aiohttp.ClientWebSocketResponse, commands: Sequence[Mapping[str, Any]]
+    ) -> None:
+        await socket.send_str("\n".join(map(json.dumps, commands)))
+
+    def pieces(self, frame: Any) -> Sequence[Any]:
+        """One for each reply. Raises ValueError."""
+        pieces: list[str] = frame.strip().split("\n")
+        return pieces
+
+    def reply(self, piece: Any) -> Any:
+        """Raises ValueError."""
+        return decoded(piece)
+
+
+class _Protobuf:
+    """The one that binary channels need."""
+
+    protocols: Sequence[str] = ("centrifuge-protobuf",)
+    frames: type[str | bytes] = bytes
+
+    async def say(
+        self, socket: aiohttp.ClientWebSocketResponse, commands: Sequence[Mapping[str, Any]]
+    ) -> None:
+        from roomcast.wire.protobuf_client import encode_commands
+
+        await socket.send_bytes(encode_commands(commands))
+
+    def pieces(self, frame: Any) -> Sequence[Any]:
+        """One for each reply. Raises ValueError."""
+        from roomcast.wire.protobuf_client import decode_replies
+
+        return list(decode_replies(frame))
+
+    def reply(self, piece: Any) -> Any:
+        """It is decoded already."""
+        return piece
+
+
+_Speech = _Json | _Protobuf
+
+
 @dataclass(slots=True)
 class _Channel:
     """A watched channel, and the last position seen."""
@@ -122,6 +172,7 @@ class _Tail:
     channel_token: str
     as_json: bool
     left: int | None
+    speech: _Speech
     filter: Filter
     # Attempts since the last answered one.
     attempts: int = 0
@@ -181,6 +232,11 @@ def add(commands: Subparsers) -> None:
     )
     wanted.add_argument("--user", type=text, help="of this user")
     parser.add_argument(
+        "--binary",
+        action="store_true",
+        help="speak Protobuf, which binary channels need, and show data as base64",
+    )
+    parser.add_argument(
         "--count", type=whole(1, COUNT_MAX), metavar="N", help="end after so many publications"
     )
 
@@ -204,6 +260,7 @@ def tail(arguments: argparse.Namespace) -> int:
         arguments.channel_token,
         arguments.json,
         arguments.count,
+        _Protobuf() if arguments.binary else _Json(),
         Filter(tuple(arguments.grep), tuple(arguments.tag), tuple(arguments.where), arguments.user),
     )
     try:
@@ -228,6 +285,7 @@ async def _watch(watched: _Tail) -> None:
                 async with asyncio.timeout(ANSWER_S):
                     socket = await session.ws_connect(
                         address,
+                        protocols=watched.speech.protocols,
                         max_msg_size=_MESSAGE_BYTES_MAX,
                         timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
                     )
@@ -271,18 +329,21 @@ async def _follow(watched: _Tail, socket: aiohttp.ClientWebSocketResponse) -> No
         ),
     ]
     # A frame has room for four commands.
-    await socket.send_str("\n".join(map(json.dumps, lines[:2])))
+    speech = watched.speech
+    await speech.say(socket, lines[:2])
     for line in lines[2:]:
-        await socket.send_str(json.dumps(line))
+        await speech.say(socket, [line])
     answered = False
     while watched.left != 0:
         async with asyncio.timeout(_SILENCE_S if answered else ANSWER_S):
             message = await socket.receive()
-        if not isinstance(message.data, str):
+        if not isinstance(message.data, speech.frames):
             raise _closed(message, socket.close_code)
-        for line_text in message.data.strip().split("\n"):
+        with understood(watched.url):
+            pieces = speech.pieces(message.data)
+        for piece in pieces:
             with understood(watched.url):
-                reply = decoded(line_text)
+                reply = speech.reply(piece)
                 if "error" in reply:
                     raise _error(watched, reply)
                 asked = None
@@ -296,9 +357,9 @@ async def _follow(watched: _Tail, socket: aiohttp.ClientWebSocketResponse) -> No
                 else:
                     _pushed(watched, reply.get("push", {}))
             if asked is not None:
-                await socket.send_str(json.dumps(asked))
+                await speech.say(socket, [asked])
             if not reply:
-                await socket.send_str("{}")
+                await speech.say(socket, [{}])
 
 
 def _wanted(watched: _Tail, channel: _Channel) -> dict[str, Any]:

@@ -114,7 +114,9 @@ class Connection:
         self._counters = services.counters
         self._counters.connections += 1
         self.socket = socket
-        self.session = Session(_new_client(services.badge), services.policy)
+        self.session = Session(
+            _new_client(services.badge), services.policy, is_binary=socket.is_binary
+        )
         rate = services.limits.commands
         self._pace = (
             Pace(rate, Limit.COMMAND_RATE, services.clock, self._counters) if rate else None

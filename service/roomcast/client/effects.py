@@ -12,9 +12,9 @@ from dataclasses import field, replace
 from roomcast.frozen import frozen
 from roomcast.hooks.events import PublishReply, Unchanged
 from roomcast.wire.channels import ChannelOptions
-from roomcast.wire.codes import Closing, Failing
+from roomcast.wire.codes import Closing, Error, Failing
 from roomcast.wire.commands import HistoryRequest, SubscribeRequest
-from roomcast.wire.publication import ClientInfo, Json, StreamPosition
+from roomcast.wire.publication import ClientInfo, Json, Payload, StreamPosition
 
 __all__ = [
     "AskPublish",
@@ -104,7 +104,8 @@ class Subscribe:
     between publications. `expires_at`: s since 1970 when its token must be refreshed, None = never.
 
     `is_server_side`: the server subscribes the client, which can neither refresh nor end the
-    subscription. `id` then has no meaning, and `data` goes with the push. `ends_at`: s since 1970
+    subscription. `id` then has no meaning, and `data` goes with the push: a JSON value or, in a
+    binary channel, bytes. `ends_at`: s since 1970
     when the subscription ends; None = never. It cannot be refreshed, so the client is not told in
     advance.
     """
@@ -120,7 +121,7 @@ class Subscribe:
     info: ClientInfo
     expires_at: int | None = None
     is_server_side: bool = False
-    data: Json = None
+    data: Payload = None
     ends_at: int | None = None
     numbered: bool = False
     delta: bool = False
@@ -136,7 +137,7 @@ class Leave:
 
 @frozen
 class Publish:
-    """Publish `data` in the name of `info`, then answer.
+    """Publish `data`, a JSON value or bytes, in the name of `info`, then answer.
 
     `rpc`: the command was a call, and the answer has the position. `key`: the idempotency key.
     `text`: the JSON text of the data as it came, which is kept.
@@ -145,7 +146,7 @@ class Publish:
     id: int
     channel: str
     options: ChannelOptions
-    data: Json
+    data: Payload
     info: ClientInfo
     rpc: bool = False
     key: str | None = None
@@ -170,6 +171,8 @@ class AskPublish:
             return self.otherwise
         if isinstance(reply.data, Unchanged):
             return self.allowed
+        if not self.allowed.options.takes(reply.data):
+            return Fail(self.id, Error.BAD_REQUEST)
         return replace(self.allowed, data=reply.data, text=None)
 
 

@@ -65,7 +65,7 @@ from roomcast.frozen import frozen
 from roomcast.hooks.events import ConnectReply, SubscribeReply
 from roomcast.wire.capabilities import Grant
 from roomcast.wire.channels import ChannelOptions, ChannelRules, is_valid_name, personal_channel
-from roomcast.wire.codes import Disconnect, Error
+from roomcast.wire.codes import NEEDS_PROTOBUF, Disconnect, Error
 from roomcast.wire.commands import (
     Bounds,
     Command,
@@ -86,7 +86,7 @@ from roomcast.wire.commands import (
     SubscribeRequest,
     UnsubscribeRequest,
 )
-from roomcast.wire.publication import ClientInfo, Json, StreamPosition
+from roomcast.wire.publication import ClientInfo, Json, Payload, StreamPosition
 
 __all__ = [
     "CONNECT_BYTES_A_CHANNEL",
@@ -166,14 +166,15 @@ class Admission:
 class Session:
     """The state of one connection.
 
-    `client`: its id, unique over all nodes. `bounds`: the bounds of the next command. `channels`:
-    the channels that the client is subscribed to, or about to be.
+    `client`: its id, unique over all nodes. `is_binary`: it speaks Protobuf. `bounds`: the bounds
+    of the next command. `channels`: the channels that the client is subscribed to, or about to be.
     """
 
     __slots__ = (
         "_conn_info",
         "_expires",
         "_hook_reply",
+        "_is_binary",
         "_permissions",
         "_policy",
         "_refreshable",
@@ -183,8 +184,9 @@ class Session:
         "state",
     )
 
-    def __init__(self, client: str, policy: Policy) -> None:
+    def __init__(self, client: str, policy: Policy, *, is_binary: bool = False) -> None:
         self.client = client
+        self._is_binary = is_binary
         self.state = State.NEW
         self.bounds = policy.connect_bounds
         self.channels: set[str] = set()
@@ -283,8 +285,10 @@ class Session:
         options = self._policy.rules.options(channel)
         if options is None:
             return Fail(command_id, Error.UNKNOWN_CHANNEL)
-        if not options.takes(channel):
+        if not options.takes_name(channel):
             return Fail(command_id, Error.BAD_REQUEST)
+        if options.is_binary and not self._is_binary:
+            return Fail(command_id, NEEDS_PROTOBUF)
         if request.token and not self._policy.insecure:
             return Authorize(command_id, self.user, request)
         if self._policy.asks_subscribe and self._permissions.is_open_to_hook(channel, options):
@@ -364,22 +368,34 @@ class Session:
         options = self._options(command_id, request.channel)
         if not isinstance(options, ChannelOptions):
             return options
+        data, text = request.data, request.text
+        # Asked for first: most channels have none, and take any JSON.
+        if options.publication_data_format or isinstance(data, bytes):
+            if options.is_binary:
+                if request.raw is None:
+                    return Fail(command_id, NEEDS_PROTOBUF)
+                data, text = request.raw, None
+            elif not options.takes(data):
+                return Fail(command_id, Error.BAD_REQUEST)
         return self._publish_or_ask(
-            Publish(
-                command_id, request.channel, options, request.data, self.info, text=request.text
-            )
+            Publish(command_id, request.channel, options, data, self.info, text=text)
         )
 
     def _rpc_publish(self, command_id: int, request: RpcPublishRequest) -> Effect:
         options = self._options(command_id, request.channel)
         if not isinstance(options, ChannelOptions):
             return options
+        if options.is_binary and not self._is_binary:
+            return Fail(command_id, NEEDS_PROTOBUF)
+        data = request.data if request.raw is None else request.raw
+        if not options.takes(data):
+            return Fail(command_id, Error.BAD_REQUEST)
         effect = self._publish_or_ask(
             Publish(
                 command_id,
                 request.channel,
                 options,
-                request.data,
+                data,
                 self.info,
                 rpc=True,
                 key=request.key,
@@ -407,6 +423,8 @@ class Session:
             return options
         if not options.has_history:
             return Fail(command_id, Error.NOT_AVAILABLE)
+        if options.is_binary and not self._is_binary:
+            return Fail(command_id, NEEDS_PROTOBUF)
         subscribed = channel in self.channels
         if not self._permissions.may_read_history(channel, options, subscribed=subscribed):
             return Fail(command_id, Error.PERMISSION_DENIED)
@@ -562,8 +580,14 @@ class Session:
                 wanted.setdefault(personal, ServerSubscription())
         if len(wanted) > self._policy.channel_limit:
             return Disconnect.CHANNEL_LIMIT
-        if any(self._policy.rules.options(channel) is None for channel in wanted):
+        found = [self._policy.rules.options(channel) for channel in wanted]
+        if None in found:
             return Error.UNKNOWN_CHANNEL
+        if not self._is_binary and any(options and options.is_binary for options in found):
+            return Disconnect.INAPPROPRIATE_PROTOCOL
+        given = zip(wanted.values(), found, strict=True)
+        if any(options and _is_misplaced(sub.data, options) for sub, options in given):
+            return Disconnect.INVALID_TOKEN
         effects = (
             self.subscribe_by_server(channel, sub, self._granted_since(channel, sub, since))
             for channel, sub in wanted.items()
@@ -590,14 +614,17 @@ class Session:
     ) -> Subscribe | None:
         """Subscribe the client to `channel`. `expires_at`: s since 1970 when it ends.
 
-        None: the client is not connected, is subscribed already, or is at its limit of channels; or
-        the channel's namespace is not known here.
+        None: the client is not connected, is subscribed already, or is at its limit of channels;
+        the channel's namespace is not known here; it is binary, and the client speaks JSON; or it
+        is not, and `sub` has bytes for the client.
         """
         configured = self._policy.rules.options(channel)
         is_full = len(self.channels) >= self._policy.channel_limit
         if (
             self.state is not State.CONNECTED
             or configured is None
+            or (configured.is_binary and not self._is_binary)
+            or _is_misplaced(sub.data, configured)
             or channel in self.channels
             or is_full
         ):
@@ -620,7 +647,7 @@ class Session:
             info=ClientInfo(self.user, self.client, self._conn_info, sub.info),
             expires_at=expires_at,
             is_server_side=True,
-            data=sub.data,
+            data=sub.raw if configured.is_binary and sub.raw is not None else sub.data,
         )
 
     def left(self, channel: str) -> None:
@@ -633,3 +660,8 @@ class Session:
         """Close the connection. Nothing is allowed any more."""
         self.state = State.CLOSED
         return Close(why)
+
+
+def _is_misplaced(data: Payload, options: ChannelOptions) -> bool:
+    """Whether `data`, which goes with a subscription, is bytes though the channel has JSON."""
+    return isinstance(data, bytes) and not options.is_binary

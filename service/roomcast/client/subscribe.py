@@ -24,7 +24,7 @@ from roomcast.delivery.recovery import RING_BYTES_MAX, Window
 from roomcast.ports import PortError
 from roomcast.wire.codes import Error
 from roomcast.wire.encoding import publication_push, subscribe_push, subscribe_result
-from roomcast.wire.publication import StreamPosition
+from roomcast.wire.publication import BASE64_DATA, StreamPosition, to_base64
 
 __all__ = [
     "PRESENCE_ENTRIES_AT_ONCE",
@@ -291,7 +291,9 @@ class Subscribing:
         )
         if effect.ends_at is not None:
             self._lifetime.end_at(effect.channel, effect.ends_at)
-        if effect.data is not None:
+        if isinstance(effect.data, bytes):
+            result[BASE64_DATA] = to_base64(effect.data)
+        elif effect.data is not None:
             result["data"] = effect.data
         number = self._services.dispatcher.number(effect.channel) if form.numbered else 0
         if start is None:

@@ -8,7 +8,14 @@ from dataclasses import fields
 from typing import Final, get_type_hints
 
 from roomcast.config.declaration import Option, Rules, kind_of, unit_of
-from roomcast.wire.channels import BATCH_PUBLICATIONS_MAX, PRESENCE_SHARDS_MAX, ChannelOptions
+from roomcast.wire.channels import (
+    BATCH_PUBLICATIONS_MAX,
+    BINARY,
+    JSON,
+    JSON_OBJECT,
+    PRESENCE_SHARDS_MAX,
+    ChannelOptions,
+)
 
 __all__ = [
     "NAMESPACES",
@@ -141,6 +148,13 @@ _CHANNEL_RULES: Final[Mapping[str, Rules]] = {
     "batch_flush_latest": Rules(
         "Of the publications that were collected, send only the newest: for feeds whose every "
         "publication has the whole state. Offsets then have gaps. Needs `batch_max_delay`."
+    ),
+    "publication_data_format": Rules(
+        "What publications hold: `json` (as if it is empty), `json_object`: an object and nothing "
+        "else, or `binary`: any bytes, also none, for Protobuf clients alone. Set it to `binary` "
+        "when every node is of a release that has it. See [payloads.md](payloads.md).",
+        pattern=f"{JSON}|{JSON_OBJECT}|{BINARY}",
+        shape=f"`{JSON}`, `{JSON_OBJECT}`, `{BINARY}`, or nothing",
     ),
 }
 NAMESPACES_MAX: Final = 1000

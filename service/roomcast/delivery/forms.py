@@ -4,6 +4,7 @@ A client may ask for shorter pushes when it subscribes. Channel compaction: a nu
 channel's name. Fossil delta: a publication comes as its difference from the one before it.
 Subscribers with the same form get the same bytes. In JSON, a client that takes differences gets
 whole payloads as text as well. In Protobuf, payloads are always bytes, as the publisher sent them.
+In a binary channel all subscribers take Protobuf, and its lines hold base64 in every form.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import orjson
 
 from roomcast.delivery.fossil import Search, delta
 from roomcast.frozen import frozen
-from roomcast.wire.encoding import DATA_HEAD, Sent
-from roomcast.wire.publication import DATA_TEXT
+from roomcast.wire.encoding import BASE64_HEAD, DATA_HEAD, Sent
+from roomcast.wire.publication import DATA_TEXT, from_base64, to_base64
 
 __all__ = ["FOSSIL", "PLAIN", "Chain", "Form", "Link", "Payload", "form", "whole"]
 
@@ -66,7 +67,7 @@ def form(*, numbered: bool, delta: bool, binary: bool) -> Form:
 
 def whole(sent: Sent, payload: Payload) -> bytes:
     """The line of `sent` for a subscriber that did not get the publication before it."""
-    if payload is Payload.VALUE:
+    if payload is Payload.VALUE or sent.is_binary:
         return sent.line
     text, rest = _parts(sent)
     # A line of JSON cannot hold bytes. The encoder to Protobuf (service/roomcast/wire/protobuf.py)
@@ -79,6 +80,13 @@ def _parts(sent: Sent) -> tuple[bytes, bytes]:
     """The text of the data, and the rest of the line behind it."""
     end = len(DATA_HEAD) + sent.data_bytes
     return sent.line[len(DATA_HEAD) : end] if sent.text is None else sent.text, sent.line[end:]
+
+
+def _bytes_and_rest(sent: Sent) -> tuple[bytes, bytes]:
+    """The bytes of a binary publication, and the rest of the line behind them."""
+    end = len(BASE64_HEAD) + sent.data_bytes
+    # Without the quotes.
+    return from_base64(sent.line[len(BASE64_HEAD) + 1 : end - 1].decode("ascii")), sent.line[end:]
 
 
 @frozen
@@ -103,23 +111,28 @@ class Chain:
     It remembers the last one's data.
     """
 
-    __slots__ = ("_before",)
+    __slots__ = ("_before", "_was_binary")
 
     def __init__(self) -> None:
         self._before: bytes | None = None
+        self._was_binary = False
 
     def links(self, published: Sequence[Sent], search: Search) -> list[Link]:
         """Their differences, as far as `search` lasts. The others have none."""
         return [self._link(sent, search) for sent in published]
 
     def _link(self, sent: Sent, search: Search) -> Link:
-        before, (text, rest) = self._before, _parts(sent)
-        self._before = text
-        if not sent.delta or before is None:
+        before, is_binary = self._before, sent.is_binary
+        data, rest = _bytes_and_rest(sent) if is_binary else _parts(sent)
+        has_changed = self._was_binary != is_binary
+        self._before, self._was_binary = data, is_binary
+        if not sent.delta or before is None or has_changed:
             return Link(sent, None)
-        difference = delta(before, text, search)
-        if difference is None or len(difference) >= len(text):
+        difference = delta(before, data, search, is_text=not is_binary)
+        if difference is None or len(difference) >= len(data):
             return Link(sent, None)
-        return Link(
-            sent, b'%b%b,"delta":true%b' % (DATA_HEAD, orjson.dumps(difference.decode()), rest)
-        )
+        if is_binary:
+            head, written = BASE64_HEAD, orjson.dumps(to_base64(difference))
+        else:
+            head, written = DATA_HEAD, orjson.dumps(difference.decode())
+        return Link(sent, b'%b%b,"delta":true%b' % (head, written, rest))

@@ -34,10 +34,10 @@ class Search:
         self.left = left
 
 
-def delta(source: bytes, target: bytes, search: Search) -> bytes | None:
+def delta(source: bytes, target: bytes, search: Search, *, is_text: bool = True) -> bytes | None:
     """The difference that turns `source` into `target`. It may be longer than `target`: compare.
 
-    None: nothing may be searched any more.
+    `is_text`: both are UTF-8. None: nothing may be searched any more.
     """
     if search.left <= 0:
         return None
@@ -45,7 +45,7 @@ def delta(source: bytes, target: bytes, search: Search) -> bytes | None:
     out = [_number(len(target)), b"\n"]
     done = 0
     for copy in _copies(source, target, search):
-        at, start, end = _whole_characters(target, *copy)
+        at, start, end = _whole_characters(target, *copy) if is_text else copy
         # The command for a copy must not be longer than the bytes that it saves.
         if start < done or end - start < _BLOCK_BYTES:
             continue

@@ -16,7 +16,14 @@ from roomcast.delivery.envelope import EPOCH_CHARS_MAX, Signal
 from roomcast.log.item import OFFSET_MAX
 from roomcast.wire.channels import ChannelOverride, is_valid_name
 from roomcast.wire.codes import CLOSE_CODE_MAX, CLOSE_CODE_MIN, DisconnectCode, is_reason
-from roomcast.wire.publication import Json, StreamPosition
+from roomcast.wire.publication import (
+    BASE64_DATA,
+    Json,
+    Payload,
+    StreamPosition,
+    from_base64,
+    to_base64,
+)
 from roomcast.wire.shapes import FLAG, OBJECT, checked, is_deeper, member, text, whole
 
 __all__ = [
@@ -161,11 +168,13 @@ def order_signal(order: Order, node: str, signal_id: str) -> Signal:
 
 
 def _subscription(order: SubscribeOrder) -> dict[str, Json]:
-    since, override = order.since, order.sub.override
+    since, override, data = order.since, order.sub.override, order.sub.data
+    is_bytes = isinstance(data, bytes)
     override_flags = {each.name: getattr(override, each.name) for each in fields(ChannelOverride)}
     return {
         "info": order.sub.info,
-        "data": order.sub.data,
+        "data": None if is_bytes else data,
+        BASE64_DATA: to_base64(data) if is_bytes else None,
         "override": {name: value for name, value in override_flags.items() if value is not None},
         "since": None if since is None else {"epoch": since.epoch, "offset": since.offset},
         "expires_at": order.expires_at,
@@ -184,9 +193,7 @@ def order_of(signal: Signal) -> Order:
         case "refresh":
             return RefreshOrder(target, _flag(body, "expired"), _time(body), _payload(body, "info"))
         case "subscribe" if is_valid_name(signal.channel):
-            sub = ServerSubscription(
-                _payload(body, "info"), _payload(body, "data"), _override(body)
-            )
+            sub = ServerSubscription(_payload(body, "info"), _data(body), _override(body))
             return SubscribeOrder(target, signal.channel, sub, _since(body), _time(body))
         case "replace" if target.user:
             since_ms = _whole(body, "since_ms", 0, TOKEN_TIME_MAX) or 0
@@ -230,6 +237,15 @@ def _payload(body: Mapping[str, Any], name: str) -> Json:
         # Encoders would fail, and lose everything that is sent in the same message.
         raise MalformedOrder(f"{name} is nested too deeply")
     return found
+
+
+def _data(body: Mapping[str, Any]) -> Payload:
+    if BASE64_DATA not in body:
+        return _payload(body, "data")
+    try:
+        return from_base64(body[BASE64_DATA])
+    except ValueError as error:
+        raise MalformedOrder("data is not base64") from error
 
 
 def _flag(body: Mapping[str, Any], name: str) -> bool:

@@ -45,6 +45,7 @@ from roomcast.observe.counters import Histogram, HookCounters, HookOutcome
 from roomcast.rates import Rate, Seldom
 from roomcast.wire.channels import ChannelOverride, is_valid_name
 from roomcast.wire.codes import Error
+from roomcast.wire.publication import Payload
 from roomcast.wire.shapes import NUMBER, TEXT, is_deeper
 
 __all__ = ["CALLS_UNDER_WAY_MAX", "FAILURES_TOLD", "HookCalls", "Hooks", "load_hooks", "refused"]
@@ -135,13 +136,19 @@ class HookCalls:
 
     A method may be awaited only if its hook is configured. All raise Refused and Disconnected.
 
-    `timeout_s`: the limit of one call.
+    `timeout_s`: the limit of one call. `is_binary`: whether a channel takes bytes, and not JSON
+    alone.
     """
 
     def __init__(
-        self, hooks: Hooks, timeout_s: float, counters: HookCounters | None = None
+        self,
+        hooks: Hooks,
+        timeout_s: float,
+        counters: HookCounters | None = None,
+        is_binary: Callable[[str], bool] = lambda _channel: False,
     ) -> None:
         self.hooks = hooks
+        self._is_binary = is_binary
         self.counters = counters or HookCounters()
         self.timeout_s = timeout_s
         self._failures: dict[str, Seldom] = {}
@@ -153,18 +160,21 @@ class HookCalls:
         """None = no opinion."""
         assert self.hooks.connect is not None, "asked for first"
         return await self._call(
-            "connect", self.hooks.connect, event, partial(_connect_reply, event)
+            "connect", self.hooks.connect, event, partial(_connect_reply, event, self._is_binary)
         )
 
     async def subscribe(self, event: SubscribeEvent) -> SubscribeReply | None:
         """None = no opinion."""
         assert self.hooks.subscribe is not None, "asked for first"
-        return await self._call("subscribe", self.hooks.subscribe, event, _subscribe_reply)
+        checked = partial(_subscribe_reply, event, self._is_binary)
+        return await self._call("subscribe", self.hooks.subscribe, event, checked)
 
     async def publish(self, event: PublishEvent) -> PublishReply | None:
         """None = no opinion."""
         assert self.hooks.publish is not None, "asked for first"
-        return await self._call("publish", self.hooks.publish, event, _publish_reply)
+        return await self._call(
+            "publish", self.hooks.publish, event, partial(_publish_reply, event)
+        )
 
     async def rpc(self, event: RpcEvent) -> Json:
         """The answer of the method that `event` names: a JSON value."""
@@ -245,7 +255,9 @@ def refused(error: Error) -> Refused:
 # ---- replies: an invalid one raises TypeError or ValueError, and is logged
 
 
-def _connect_reply(event: ConnectEvent, said: object) -> ConnectReply | None:
+def _connect_reply(
+    event: ConnectEvent, is_binary: Callable[[str], bool], said: object
+) -> ConnectReply | None:
     if said is None:
         return None
     reply = _of_type(said, ConnectReply)
@@ -254,7 +266,10 @@ def _connect_reply(event: ConnectEvent, said: object) -> ConnectReply | None:
         raise ValueError("user and expires_at are for connections without token")
     if not isinstance(reply.subs, Mapping):
         raise TypeError("subs is not a mapping")
-    subs = {_channel(channel): _subscription(sub) for channel, sub in reply.subs.items()}
+    subs = {
+        _channel(channel): _subscription(sub, takes_bytes=is_binary(channel))
+        for channel, sub in reply.subs.items()
+    }
     return replace(
         reply,
         expires_at=_time(reply.expires_at),
@@ -265,30 +280,37 @@ def _connect_reply(event: ConnectEvent, said: object) -> ConnectReply | None:
     )
 
 
-def _subscribe_reply(said: object) -> SubscribeReply | None:
+def _subscribe_reply(
+    event: SubscribeEvent, is_binary: Callable[[str], bool], said: object
+) -> SubscribeReply | None:
     if said is None:
         return None
     reply = _of_type(said, SubscribeReply)
     return replace(
         reply,
         info=_json(reply.info),
-        data=_json(reply.data),
+        data=_payload(reply.data, takes_bytes=is_binary(event.channel)),
         expires_at=_time(reply.expires_at),
         override=_override(reply.override),
         allow=_capabilities(reply.allow),
     )
 
 
-def _publish_reply(said: object) -> PublishReply | None:
+def _publish_reply(event: PublishEvent, said: object) -> PublishReply | None:
     if said is None:
         return None
     reply = _of_type(said, PublishReply)
-    return reply if isinstance(reply.data, Unchanged) else PublishReply(_json(reply.data))
+    if isinstance(reply.data, Unchanged):
+        return reply
+    if isinstance(event.data, bytes):
+        return PublishReply(_of_type(reply.data, bytes))
+    return PublishReply(_json(reply.data))
 
 
-def _subscription(found: object) -> ServerSubscription:
+def _subscription(found: object, *, takes_bytes: bool) -> ServerSubscription:
     sub = _of_type(found, ServerSubscription)
-    return ServerSubscription(_json(sub.info), _json(sub.data), _override(sub.override))
+    data = _payload(sub.data, takes_bytes=takes_bytes)
+    return ServerSubscription(_json(sub.info), data, _override(sub.override))
 
 
 def _grant(found: object) -> Grant:
@@ -339,6 +361,10 @@ def _of_type(found: object, wanted: type[R]) -> R:
     if not isinstance(found, wanted):
         raise TypeError(f"a {type(found).__name__} where a {wanted.__name__} belongs")
     return found
+
+
+def _payload(found: object, *, takes_bytes: bool) -> Payload:
+    return found if takes_bytes and isinstance(found, bytes) else _json(found)
 
 
 def _json(found: object) -> Json:

@@ -21,7 +21,7 @@ from roomcast.wire.codes import (
     ErrorCode,
     is_reason,
 )
-from roomcast.wire.publication import Json
+from roomcast.wire.publication import Json, Payload
 
 __all__ = [
     "ERROR_CODE_MAX",
@@ -119,13 +119,13 @@ class SubscribeReply:
     """The client may subscribe.
 
     `info`: shown to others in the channel, in addition to the connection's info. `data`: for the
-    client. `expires_at`: when the subscription ends, in s since 1970. The client then subscribes
-    again, and the hook is called again. None = never. `override`: replaces options of the channel.
-    `allow`: further capabilities in the channel.
+    client, in a binary channel bytes as well. `expires_at`: when the subscription ends, in s since
+    1970. The client then subscribes again, and the hook is called again. None = never. `override`:
+    replaces options of the channel. `allow`: further capabilities in the channel.
     """
 
     info: Json = None
-    data: Json = None
+    data: Payload = None
     expires_at: int | None = None
     override: ChannelOverride = field(default_factory=ChannelOverride)
     allow: frozenset[Capability] = frozenset()
@@ -133,20 +133,22 @@ class SubscribeReply:
 
 @dataclass(frozen=True, slots=True)
 class PublishEvent:
-    """A client publishes `data` to `channel`."""
+    """A client publishes `data` to `channel`: a JSON value or, in a binary channel, bytes."""
 
     client: str
     user: str
     info: Json
     channel: str
-    data: Json
+    data: Payload
 
 
 @dataclass(frozen=True, slots=True)
 class PublishReply:
-    """The client may publish: its own data, or `data` instead."""
+    """The client may publish: its own data, or `data` instead. That is bytes in a binary channel,
+    and an object where only objects may be published.
+    """
 
-    data: Json | Unchanged = UNCHANGED
+    data: Payload | Unchanged = UNCHANGED
 
 
 @dataclass(frozen=True, slots=True)

@@ -417,7 +417,7 @@ def assemble(
         isolation=isolation,
         keys=keys,
     )
-    hook_calls = HookCalls(core.hooks, config.hooks.timeout_s)
+    hook_calls = HookCalls(core.hooks, config.hooks.timeout_s, is_binary=config.channel.is_binary)
     services = _services(core, verifier, hook_calls)
     inquiries = _inquiries(core, services, health)
     core.listeners.add(INQUIRY_KINDS, inquiries.heard)

@@ -11,7 +11,10 @@ from roomcast.wire.codes import Error
 
 __all__ = [
     "BATCH_PUBLICATIONS_MAX",
+    "BINARY",
     "CHANNEL_BYTES_MAX",
+    "JSON",
+    "JSON_OBJECT",
     "NAMESPACE_SEPARATOR",
     "PRESENCE_SHARDS_MAX",
     "RESERVED_PREFIX",
@@ -27,6 +30,10 @@ __all__ = [
 
 CHANNEL_BYTES_MAX: Final = 255
 NAMESPACE_SEPARATOR: Final = ":"
+# What publications hold, as Centrifugo names it in `publication_data_format`. "" is JSON as well.
+JSON: Final = "json"
+JSON_OBJECT: Final = "json_object"
+BINARY: Final = "binary"
 # Publications of one batch, whatever the configuration says.
 BATCH_PUBLICATIONS_MAX: Final = 1000
 # Presence shards of one channel: each is a query whenever its members are read.
@@ -96,6 +103,22 @@ class ChannelOptions:
     batch_max_size: int = 0
     batch_max_delay_ms: int = 0
     batch_flush_latest: bool = False
+    publication_data_format: str = ""
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether publications are bytes, which only Protobuf clients get and send."""
+        return self.publication_data_format == BINARY
+
+    def takes(self, data: object) -> bool:
+        """Whether `data`, a JSON value or bytes, may be published."""
+        if isinstance(data, bytes):
+            return self.publication_data_format == BINARY
+        if not self.publication_data_format:
+            return True
+        return self.publication_data_format == JSON or (
+            self.publication_data_format == JSON_OBJECT and isinstance(data, dict)
+        )
 
     @property
     def has_history(self) -> bool:
@@ -112,7 +135,7 @@ class ChannelOptions:
             self.batch_flush_latest,
         )
 
-    def takes(self, channel: str) -> bool:
+    def takes_name(self, channel: str) -> bool:
         """Whether a client may call one of these channels `channel`, by `channel_regex`."""
         if not self.channel_regex:
             return True
@@ -171,7 +194,7 @@ class ChannelRules:
         options = self.options(channel)
         if options is None:
             return Error.UNKNOWN_CHANNEL
-        return options if options.takes(channel) else Error.BAD_REQUEST
+        return options if options.takes_name(channel) else Error.BAD_REQUEST
 
     def batching(self, channel: str) -> Batching | None:
         """How publications of `channel` are collected; None = they are not."""
@@ -187,6 +210,11 @@ class ChannelRules:
         """The partitions that the members of `channel` are spread over."""
         options = self.options(channel)
         return 1 if options is None else options.presence_shards
+
+    def is_binary(self, channel: str) -> bool:
+        """Whether publications of `channel` are bytes."""
+        options = self.options(channel)
+        return options is not None and options.is_binary
 
     def is_express(self, channel: str) -> bool:
         """Whether appends to `channel` go out as express hints as well."""

@@ -13,6 +13,7 @@ from typing import Final
 __all__ = [
     "CLOSE_CODE_MAX",
     "CLOSE_CODE_MIN",
+    "NEEDS_PROTOBUF",
     "REASON_BYTES_MAX",
     "Closing",
     "Disconnect",
@@ -77,6 +78,9 @@ class Error(Enum):
     UNRECOVERABLE_POSITION = ErrorCode(112, "unrecoverable position")
 
 
+# NOT_AVAILABLE, in words: a JSON connection in a binary channel could neither get nor send bytes.
+NEEDS_PROTOBUF: Final = ErrorCode(108, "not available: the channel is binary, and needs Protobuf")
+
 # The reason to refuse a command: the server's or the application's.
 Failing = Error | ErrorCode
 
@@ -131,6 +135,8 @@ class Disconnect(Enum):
     CONNECTION_LIMIT = DisconnectCode(3504, "connection limit")
     # More server-side subscriptions than allowed for a connection.
     CHANNEL_LIMIT = DisconnectCode(3505, "channel limit")
+    # A JSON connection that the server would subscribe to a binary channel as it connects.
+    INAPPROPRIATE_PROTOCOL = DisconnectCode(3506, "inappropriate protocol")
     # The connection may not do this at all.
     PERMISSION_DENIED = DisconnectCode(3507, "permission denied")
     # A command without a reply that is not part of this release (`send`).

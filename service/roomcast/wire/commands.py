@@ -15,7 +15,14 @@ import orjson
 
 from roomcast.frozen import frozen
 from roomcast.wire.keys import is_valid_key
-from roomcast.wire.publication import TIME_MAX, Json, StreamPosition
+from roomcast.wire.publication import (
+    BASE64_DATA,
+    TIME_MAX,
+    Json,
+    Payload,
+    StreamPosition,
+    from_base64,
+)
 from roomcast.wire.shapes import (
     COUNT,
     FLAG,
@@ -152,13 +159,15 @@ class UnsubscribeRequest:
 class PublishRequest:
     """`type` other than 0 is for another kind of channel.
 
-    `text`: the data's JSON text, to be kept. See Publication.
+    `text`: the data's JSON text, to be kept. See Publication. `raw`: the data's bytes, in Protobuf;
+    None = in JSON. If they are no JSON, they are the data as well.
     """
 
     channel: str
-    data: Json
+    data: Payload
     type: int = 0
     text: str | None = None
+    raw: bytes | None = field(default=None, compare=False)
 
 
 @frozen
@@ -204,12 +213,14 @@ class RpcRequest:
 class RpcPublishRequest:
     """Calls PUBLISH_METHOD: a publish whose answer contains the position.
 
-    `key`, if any, is valid.
+    `key`, if any, is valid. `raw`: the bytes of `b64data`, which is for binary channels; None = it
+    had `data`.
     """
 
     channel: str
     data: Json
     key: str | None = None
+    raw: bytes | None = None
 
 
 @frozen
@@ -524,8 +535,8 @@ def _rpc(params: dict[str, Any]) -> Request:
         return _history_by_time(data)
     if method != PUBLISH_METHOD:
         return RpcRequest(method, data)
-    if not isinstance(data, dict) or "data" not in data:
-        raise _BadField("a publication without data")
+    if not isinstance(data, dict) or ("data" in data) == (BASE64_DATA in data):
+        raise _BadField("a publication without data, or with two")
     channel, key = _text(data, "channel"), data.get("idempotency_key")
     if not channel:
         # An error inside a call does not end the connection.
@@ -533,7 +544,12 @@ def _rpc(params: dict[str, Any]) -> Request:
     # An empty key is a mistake. Ignored, it would let a retry publish twice.
     if key is not None and not (isinstance(key, str) and is_valid_key(key)):
         raise _BadField("not an idempotency key")
-    return RpcPublishRequest(channel, data["data"], key)
+    if BASE64_DATA not in data:
+        return RpcPublishRequest(channel, data["data"], key)
+    try:
+        return RpcPublishRequest(channel, None, key, from_base64(data[BASE64_DATA]))
+    except ValueError as error:
+        raise _BadField("not base64") from error
 
 
 # In order of precedence.

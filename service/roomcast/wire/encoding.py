@@ -14,9 +14,17 @@ import orjson
 
 from roomcast.frozen import frozen
 from roomcast.wire.codes import Closing, Failing, Unsubscribe, code_of, error_of
-from roomcast.wire.publication import ClientInfo, Json, Publication, Stored, StreamPosition
+from roomcast.wire.publication import (
+    BASE64_DATA,
+    ClientInfo,
+    Json,
+    Publication,
+    Stored,
+    StreamPosition,
+)
 
 __all__ = [
+    "BASE64_HEAD",
     "DATA_HEAD",
     "PING",
     "Sent",
@@ -50,6 +58,8 @@ _PUSH_HEAD, _PUSH_TAIL = b'{"push":', b"}"
 # The beginning of a publication's line, directly before its data. So the data can be replaced
 # without decoding.
 DATA_HEAD: Final = b'{"data":'
+# The same, where the data is bytes: base64 of them.
+BASE64_HEAD: Final = b'{"%b":' % BASE64_DATA.encode()
 
 
 class Unencodable(ValueError):
@@ -73,7 +83,7 @@ class Sent:
 
     `line`: its JSON, the only kept form. `ts`: the time of its append (ms). `delta`: whether it may
     be sent as a delta to the previous one. `data_bytes`: the length of its data in the line.
-    `text`: the data's text, if the line contains another one.
+    `text`: the data's text as it was written, where it is known.
     """
 
     offset: int
@@ -87,6 +97,11 @@ class Sent:
     def size(self) -> int:
         """Bytes in memory."""
         return len(self.line) + len(self.text or b"")
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the data is bytes, which stand in the line as base64."""
+        return self.line.startswith(BASE64_HEAD)
 
 
 def stored_of(publication: Publication) -> Stored:
@@ -106,10 +121,27 @@ def sent_of(publication: Publication, ts: int) -> Sent:
     Its line is without what surrounds it in a push or a reply.
     """
     fields = publication.wire()
-    data = dumps(fields.pop("data"))
-    line = DATA_HEAD + data + (b"," + dumps(fields)[1:] if fields else b"}")
-    text = None if publication.text is None else publication.text.encode()
+    text = None
+    if isinstance(publication.data, bytes):
+        head, data = BASE64_HEAD, dumps(fields.pop(BASE64_DATA))
+    else:
+        head, data = DATA_HEAD, dumps(fields.pop("data"))
+        if publication.text is not None:
+            text = publication.text.encode()
+            data = _on_one_line(text, publication.data) or data
+    line = head + data + (b"," + dumps(fields)[1:] if fields else b"}")
     return Sent(publication.offset, line, ts, publication.delta, text, len(data))
+
+
+def _on_one_line(text: bytes, data: Json) -> bytes | None:
+    """`text` without line breaks; None = it is not JSON of `data`, as no node would have it."""
+    try:
+        if orjson.loads(text) != data:
+            return None
+    except (orjson.JSONDecodeError, RecursionError):
+        return None
+    # Within strings JSON has them as escapes only.
+    return text.translate(None, b"\r\n")
 
 
 def publication_push(channel: str | int, publication: bytes) -> bytes:

@@ -32,9 +32,16 @@ from roomcast.wire.commands import (
     text_to_keep,
 )
 from roomcast.wire.protobuf_schema import SCHEMA, Field, FieldShape, message_class
-from roomcast.wire.publication import DATA_TEXT
+from roomcast.wire.publication import BASE64_DATA, DATA_TEXT, from_base64
 
-__all__ = ["PROTOBUF_FRAMES", "decode_message", "encode_messages", "split_messages"]
+__all__ = [
+    "PROTOBUF_FRAMES",
+    "decode_message",
+    "encode_messages",
+    "fill",
+    "split_messages",
+    "with_length",
+]
 
 # Protobuf's limit for 64 bits.
 _VARINT_BYTES_MAX: Final = 10
@@ -96,10 +103,20 @@ def decode_message(encoded: bytes, bounds: Bounds) -> Command:
         return Command(message.id, InvalidRequest("connect"), size)
     fields, is_exact = _read(message, SCHEMA["Command"])
     command = command_of(fields, size, bounds, is_exact=is_exact)
-    if isinstance(command.request, PublishRequest):
-        text = text_to_keep(message.publish.data, command.request.data)
-        return replace(command, request=replace(command.request, text=text))
+    request = command.request
+    if isinstance(request, PublishRequest):
+        raw = message.publish.data
+        request = replace(request, text=text_to_keep(raw, request.data), raw=raw)
+        return replace(command, request=request)
+    if request == InvalidRequest("publish") and message.publish.type >= 0:
+        return replace(command, request=_publish_of_bytes(message.publish))
     return command
+
+
+def _publish_of_bytes(publish: Any) -> PublishRequest:
+    """A `publish` whose data is no JSON, or is empty. The channel decides whether it takes it."""
+    raw = publish.data
+    return PublishRequest(publish.channel, raw, publish.type, raw=raw)
 
 
 PROTOBUF_FRAMES: Final = Reader(split_messages, decode_message)
@@ -162,8 +179,13 @@ def encode_messages(lines: bytes) -> bytes:
 
 def _encode_reply(values: Mapping[str, Any]) -> bytes:
     message = _REPLY()
-    _fill(message, values, SCHEMA["Reply"])
+    fill(message, values, SCHEMA["Reply"])
     encoded: bytes = message.SerializeToString()
+    return with_length(encoded)
+
+
+def with_length(encoded: bytes) -> bytes:
+    """A message as it stands in a frame."""
     return _length(len(encoded)) + encoded
 
 
@@ -176,13 +198,15 @@ def _length(number: int) -> bytes:
     return bytes(encoded)
 
 
-def _fill(message: Message, values: Mapping[str, Any], schema: Mapping[str, Field]) -> None:
+def fill(message: Message, values: Mapping[str, Any], schema: Mapping[str, Field]) -> None:
+    """Give `message`, whose fields `schema` has, the values that its JSON would have."""
     for name, value in values.items():
-        if name == DATA_TEXT and schema is SCHEMA["Publication"]:
-            message.data = value.encode()
-            continue
         field = schema.get(name)
         if field is None:
+            if name == DATA_TEXT and schema is SCHEMA["Publication"]:
+                message.data = value.encode()
+            elif name == BASE64_DATA and "data" in schema:
+                message.data = from_base64(value)
             continue
         if field.shape is FieldShape.JSON:
             # A delta is no JSON: it is written unchanged.
@@ -207,11 +231,11 @@ def _fill_messages(target: Any, value: Any, field: Field) -> None:
     schema = SCHEMA[field.of]
     if field.shape is FieldShape.LIST:
         for each in value:
-            _fill(target.add(), each, schema)
+            fill(target.add(), each, schema)
     elif field.shape is FieldShape.MAP:
         for key, each in value.items():
-            _fill(target[key], each, schema)
+            fill(target[key], each, schema)
     else:
         # An empty result is present too, because SDKs access it.
         target.SetInParent()
-        _fill(target, value, schema)
+        fill(target, value, schema)

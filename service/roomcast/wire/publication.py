@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, Final
@@ -10,15 +11,19 @@ from roomcast.frozen import frozen
 from roomcast.wire.trace_context import Trail
 
 __all__ = [
+    "BASE64_DATA",
     "DATA_TEXT",
     "TIME_MAX",
     "ClientInfo",
     "Json",
     "MalformedPublication",
+    "Payload",
     "Publication",
     "Record",
     "Stored",
     "StreamPosition",
+    "from_base64",
+    "to_base64",
 ]
 
 # The greatest time in ms: clients' JSON and Protobuf, and the sum of two times, hold it exactly.
@@ -26,14 +31,33 @@ TIME_MAX: Final = 2**53 - 1
 
 # A decoded JSON value: dict, list, str, int, float, bool or None.
 Json = Any
+# What a publication holds: a JSON value or, in a binary channel, bytes.
+Payload = Any
 
 # The field for the data's JSON text: in a stored publication, and in a line for Protobuf clients in
 # place of the data.
 DATA_TEXT: Final = "text"
+# The field for bytes, as base64, in a line for clients and in an answer of the server API.
+BASE64_DATA: Final = "b64data"
+# Marks a stored publication whose data is base64 of bytes. Nodes and Lambdas of older releases pass
+# over the field, or pass it on: to them the data is the text.
+_IS_BASE64: Final = "b64"
 
 
 class MalformedPublication(ValueError):
     """A stored or received publication has an invalid shape."""
+
+
+def to_base64(data: bytes) -> str:
+    """Bytes as JSON can hold them."""
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
+
+
+def from_base64(text: object) -> bytes:
+    """The bytes of a base64 text, with padding and nothing else in it. Raises ValueError."""
+    if not isinstance(text, str):
+        raise ValueError("base64 is a string")
+    return binascii.a2b_base64(text, strict_mode=True)
 
 
 @frozen
@@ -83,6 +107,8 @@ class ClientInfo:
 class Publication:
     """One publication.
 
+    `data`: a JSON value, or the bytes of a binary channel.
+
     `offset` 0 = none (a channel without history). `time`: in ms since 1970. `delta`: clients that
     asked for deltas may get it as one.
 
@@ -91,7 +117,7 @@ class Publication:
     `text_to_keep`).
     """
 
-    data: Json
+    data: Payload
     offset: int = 0
     info: ClientInfo | None = None
     tags: Mapping[str, str] | None = None
@@ -102,6 +128,8 @@ class Publication:
     def stored(self) -> dict[str, Json]:
         """The JSON object in the log: everything except the offset, which the item's key gives."""
         stored: dict[str, Json] = {"data": self.data}
+        if isinstance(self.data, bytes):
+            stored = {"data": to_base64(self.data), _IS_BASE64: True}
         if self.info is not None:
             stored["info"] = self.info.wire()
         if self.tags:
@@ -117,8 +145,14 @@ class Publication:
         return stored
 
     def wire(self) -> dict[str, Json]:
-        """The JSON object of the protocol (PROTOCOL §6 Publication)."""
+        """The JSON object of the protocol (PROTOCOL §6 Publication).
+
+        Bytes are in BASE64_DATA in place of the data.
+        """
         wire = self.stored()
+        if isinstance(self.data, bytes):
+            del wire[_IS_BASE64]
+            wire[BASE64_DATA] = wire.pop("data")
         # On the wire this field would mark the data as a delta, and here it is none.
         wire.pop("delta", None)
         wire.pop(DATA_TEXT, None)
@@ -143,8 +177,14 @@ class Publication:
         info, text = stored.get("info"), stored.get(DATA_TEXT)
         if text is not None and not isinstance(text, str):
             raise MalformedPublication("the data's text is not a string")
+        data = stored["data"]
+        if stored.get(_IS_BASE64) is True:
+            try:
+                data = from_base64(data)
+            except ValueError as error:
+                raise MalformedPublication("the data is not base64") from error
         return cls(
-            data=stored["data"],
+            data=data,
             offset=offset,
             info=None if info is None else ClientInfo.from_wire(info),
             tags=tags or None,

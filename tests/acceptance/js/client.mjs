@@ -16,6 +16,7 @@ export function driven({ Centrifuge, ProtobufCentrifuge, environment, write }) {
   let incoming = (data) => data;
   // Of payloads that are bytes; no application sees it of others.
   let asText = () => null;
+  let asBase64 = () => null;
 
   const person = (info) =>
     info && { user: info.user, client: info.client, conn_info: incoming(info.connInfo ?? null) };
@@ -23,8 +24,18 @@ export function driven({ Centrifuge, ProtobufCentrifuge, environment, write }) {
     offset: publication.offset ?? 0,
     data: incoming(publication.data),
     text: asText(publication.data),
+    base64: asBase64(publication.data),
     info: person(publication.info) ?? null,
   });
+
+  // In binary channels payloads need be no JSON.
+  function valueOf(text) {
+    try {
+      return JSON.parse(text);
+    } catch {
+      return null;
+    }
+  }
 
   // What the SDK calls when it wants another token: the application's answers in turn, then the last one.
   function giving(tokens, event) {
@@ -54,7 +65,8 @@ export function driven({ Centrifuge, ProtobufCentrifuge, environment, write }) {
       outgoing = (data) => new TextEncoder().encode(JSON.stringify(data));
       // What is absent is empty.
       asText = (data) => new TextDecoder().decode(data);
-      incoming = (data) => (data?.length ? JSON.parse(new TextDecoder().decode(data)) : null);
+      asBase64 = (data) => btoa(Array.from(data ?? [], (byte) => String.fromCharCode(byte)).join(''));
+      incoming = (data) => (data?.length ? valueOf(new TextDecoder().decode(data)) : null);
     }
     const [endpoints, options] = reached(url, transports);
     client = new (protobuf ? ProtobufCentrifuge : Centrifuge)(endpoints, {
@@ -159,6 +171,10 @@ export function driven({ Centrifuge, ProtobufCentrifuge, environment, write }) {
     // With Protobuf only.
     async publish_text({ channel, text }) {
       await client.publish(channel, new TextEncoder().encode(text));
+    },
+    // With Protobuf only.
+    async publish_bytes({ channel, base64 }) {
+      await client.publish(channel, Uint8Array.from(atob(base64), (char) => char.charCodeAt(0)));
     },
     async history({ channel, limit, since, reverse }) {
       const { publications, offset, epoch } = await client.history(channel, { limit, since, reverse });

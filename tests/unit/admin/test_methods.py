@@ -16,6 +16,7 @@ from roomcast.fleet.draining import Draining
 from roomcast.fleet.lease_record import Lease
 from roomcast.ports import Throttled
 from tests.unit.admin.conftest import At, Open
+from tests.unit.binary import binary
 from tests.unit.worlds import SECRET, Fleet, until
 
 LATER_MS = 10**15
@@ -96,6 +97,15 @@ async def test_payloads_and_lists_of_members_are_cut(
     assert len(kept["text"]) == PAYLOAD_CHARS_MAX
     assert kept["chars"] == PAYLOAD_CHARS_MAX + 102
     assert kept["client"] == client.connection.client
+
+
+async def test_bytes_are_shown_as_base64(two: tuple[At, At]) -> None:
+    here, _ = two
+    await (await binary(here.node)).publish("bin:room", b"\xff\x00")
+    await here.login()
+    socket = await here.connected()
+    [kept] = (await here.answer(socket, "history", channel="bin:room"))["publications"]
+    assert (kept["text"], kept["chars"]) == ("base64 /wA=", 11)
 
 
 async def test_clients_are_found_and_disconnected_on_another_node(two: tuple[At, At]) -> None:

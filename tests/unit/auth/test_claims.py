@@ -127,7 +127,7 @@ def test_a_good_connection_token(claims: dict[str, Any], expected: ConnectionCla
         ({"subs": {"news": None}}, "subs are not objects"),
         ({"subs": {"\u00e9": {}}}, "a subscription to what is no channel name"),
         ({"subs": {"news": {"data": nested(INFO_DEPTH_MAX + 1)}}}, "data is nested too deeply"),
-        ({"subs": {"news": {"b64data": "@"}}}, "b64data is not base64 of JSON"),
+        ({"subs": {"news": {"b64data": "@"}}}, "b64data is not base64"),
         ({"subs": {"news": {"override": []}}}, "override is not an object"),
         ({"subs": {"news": {"override": {"presence": True}}}}, "presence is not an object"),
         (
@@ -316,7 +316,7 @@ def test_subscriptions_of_the_server() -> None:
     assert connection_claims(claims, NOW_S).subs == {
         "news": ServerSubscription(),
         "room": ServerSubscription({"role": "guest"}, [1], ChannelOverride(force_recovery=True)),
-        "$private": ServerSubscription("i", "d"),
+        "$private": ServerSubscription("i", "d", raw=b'"d"'),
         "quiet": ServerSubscription(override=ChannelOverride(presence=False, join_leave=False)),
     }
     absents: list[dict[str, Any]] = [
@@ -385,3 +385,14 @@ def test_a_token_is_good_until_exactly_its_time(exp: int, now_s: float) -> None:
     else:
         with pytest.raises(TokenExpired):
             connection_claims({"exp": exp}, now_s)
+
+
+def test_data_for_binary_channels_need_be_no_json() -> None:
+    claims = {"subs": {"bin:room": {"b64data": "/wA="}, "room": {"b64data": "eyAiYSI6IDEgfQ=="}}}
+    assert connection_claims(claims, NOW_S).subs == {
+        "bin:room": ServerSubscription(data=b"\xff\x00", raw=b"\xff\x00"),
+        "room": ServerSubscription(data={"a": 1}, raw=b'{ "a": 1 }'),
+    }
+    deep = b64(nested(INFO_DEPTH_MAX + 1))
+    with pytest.raises(TokenInvalid, match="data is nested too deeply"):
+        connection_claims({"subs": {"room": {"b64data": deep}}}, NOW_S)

@@ -46,6 +46,19 @@ def run(served: Served, capsys: pytest.CaptureFixture[str]) -> Run:
     return run
 
 
+def test_bytes_of_binary_channels(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("publish", "bin:news", "AA", "--bytes")[0] == 0
+    given = io.TextIOWrapper(io.BytesIO(b"\xff\x00\n"))
+    monkeypatch.setattr(sys, "stdin", given)
+    assert run("publish", "bin:news", "-", "--bytes")[0] == 0
+    assert run("publish", "bin:news", '"AA"')[0] == 1
+    _, first, second = run("history", "bin:news")[1].splitlines()
+    assert first.split()[-2:] == ["base64", "QUE="]
+    assert second.split()[-2:] == ["base64", "/wAK"]
+    kept = json.loads(run("history", "bin:news", "--json")[1])["publications"]
+    assert [each["b64data"] for each in kept] == ["QUE=", "/wAK"]
+
+
 def test_what_is_published_is_in_the_history(run: Run) -> None:
     code, out, err = run("publish", "news", '{"text":"hi"}')
     assert (code, err) == (0, "")

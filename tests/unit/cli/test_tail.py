@@ -29,7 +29,7 @@ from roomcast.wire.encoding import stored_of
 from roomcast.wire.publication import ClientInfo, Publication
 from tests.unit.redirecting import redirecting
 from tests.unit.served import Served
-from tests.unit.worlds import HISTORY, SECRET, LocalNode, until
+from tests.unit.worlds import BINARY, HISTORY, SECRET, LocalNode, until
 
 Follow = Callable[..., "Following"]
 
@@ -121,6 +121,28 @@ def publish(
                 services.publisher.send(channel, stored_of(published))
 
     served.do(publish)
+
+
+def test_bytes_are_shown_as_base64(
+    served: Served, follow: Follow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["tail", "--url", served.url, "bin:seen"]) == 1
+    assert "the channel is binary, and needs Protobuf (108)" in capsys.readouterr().err
+    publish(served, "bin:seen", b"\xff\x00", options=BINARY)
+    following = follow(
+        "bin:seen", "--binary", "--json", "--since", "0", "--grep", '^"(/|"|$)', "--count", "3"
+    )
+    following.subscribed()
+    publish(served, "bin:seen", b"1", b"", b"\xff\xff", options=BINARY)
+    assert following.ended() == 0
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["offset"], each["b64data"]) for each in shown] == [
+        (1, "/wA="),
+        (3, ""),
+        (4, "//8="),
+    ]
+    assert shown[0]["info"] == {"user": "ann", "client": "c"}
+    assert all("data" not in each for each in shown)
 
 
 def test_what_is_published_is_shown(

@@ -448,3 +448,18 @@ def test_a_secret_that_is_wrong_is_refused_and_not_told(secret: str, said: str) 
     with pytest.raises(ConfigError, match=re.escape(said)) as refused:
         load(None, {"ROOMCAST_SECRET": secret})
     assert "hush" not in str(refused.value)
+
+
+def test_the_example_of_a_binary_namespace(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "payloads.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```toml\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
+    assert load(write(tmp_path, example), {}).channel.is_binary("sensors:3")
+
+
+@pytest.mark.parametrize("found", ["Binary", "json ", "xml", "null"])
+def test_a_format_of_publications_that_is_not_known(tmp_path: Path, found: str) -> None:
+    text = f'[channel.without_namespace]\npublication_data_format = "{found}"'
+    assert "must be `json`, `json_object`, `binary`, or nothing" in refusal(write(tmp_path, text))
+    name = "ROOMCAST_CHANNEL_WITHOUT_NAMESPACE_PUBLICATION_DATA_FORMAT"
+    assert load(None, {name: "binary"}).channel.is_binary("room")
+    assert not load(None, {name: ""}).channel.is_binary("room")

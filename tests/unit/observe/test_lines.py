@@ -43,7 +43,7 @@ class Pipe:
         return lines
 
     def wait(self) -> None:
-        """Until there is something to read: who looks all the time keeps the writer from writing."""
+        """Until there is something to read: who always looks keeps the writer from writing."""
         assert select.select([self._reading], [], [], DEADLINE_S)[0], "nothing came"
 
     def stop_reading(self) -> None:

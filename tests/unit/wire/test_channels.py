@@ -62,7 +62,7 @@ def test_names_may_have_to_match_an_expression(channel: str, is_taken: bool) -> 
     """Without the namespace, and where there is none with all before it: as Centrifugo has it."""
     options = ChannelOptions(channel_regex="^[0-9]+$")
     rules = ChannelRules(options, {"chat": options})
-    assert options.takes(channel) == is_taken
+    assert options.takes_name(channel) == is_taken
     assert rules.find(channel) == (options if is_taken else Error.BAD_REQUEST)
     assert rules.options(channel) == options, "the server's own names are not looked at"
 
@@ -181,3 +181,26 @@ def test_a_channel_is_express_by_its_namespace() -> None:
     assert rules.has_express
     assert not ChannelRules().has_express
     assert ChannelRules(ChannelOptions(express=True)).has_express
+
+
+def test_what_may_be_published_by_the_format() -> None:
+    values = [b"", b"{}", {}, {"a": 1}, [], "{}", 1, None]
+    taken = {
+        "": values[2:],
+        "json": values[2:],
+        "json_object": values[2:4],
+        "binary": values[:2],
+        # A name that no configuration can have takes nothing.
+        "xml": [],
+    }
+    for name, expected in taken.items():
+        options = ChannelOptions(publication_data_format=name)
+        assert [value for value in values if options.takes(value)] == expected, name
+        assert options.is_binary == (name == "binary")
+
+
+def test_a_channel_is_binary_by_its_namespace() -> None:
+    rules = ChannelRules(namespaces={"bin": ChannelOptions(publication_data_format="binary")})
+    assert rules.is_binary("bin:room")
+    assert not rules.is_binary("room")
+    assert not rules.is_binary("unknown:room")

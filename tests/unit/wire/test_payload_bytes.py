@@ -4,21 +4,17 @@ by whatever way it comes to them.
 
 from __future__ import annotations
 
-import itertools
 import json
-from typing import Any, Final
+from typing import Final
 
-import orjson
 import pytest
 
 from roomcast.auth.claims import ServerSubscription
-from roomcast.client.connection import Connection
 from roomcast.hooks import ConnectEvent, ConnectReply, PublishEvent, PublishReply
 from roomcast.hooks.calls import Hooks
 from roomcast.wire.channels import ChannelOptions, ChannelRules
-from roomcast.wire.protobuf import PROTOBUF_FRAMES, encode_messages
-from tests.protobuf import command, parsed
-from tests.unit.worlds import Fleet, LocalNode, Socket, until
+from tests.unit.binary import BinaryClient, binary
+from tests.unit.worlds import Fleet, until
 
 OPEN: Final = ChannelOptions(
     history_size=100,
@@ -42,59 +38,9 @@ RAW: Final = [
     b"12345678901234567890123",
     b'{"compact":true}',
 ]
-# As JSON clients get them: one line, and whole numbers beyond 64 bits as doubles.
-DATA: Final = [orjson.loads(raw) for raw in RAW]
-
-
-class BinarySocket(Socket):
-    is_binary = True
-
-    def __init__(self) -> None:
-        super().__init__(encode_messages)
-
-    @property
-    def messages(self) -> list[Any]:
-        """`Reply` messages."""
-        return [message for frame in self.frames for message in parsed(frame)]
-
-
-class BinaryClient:
-    """Says what a client in Protobuf says."""
-
-    def __init__(self, node: LocalNode) -> None:
-        self.socket = BinarySocket()
-        self.connection: Connection = node.assembly.node.open(self.socket)
-        self._ids = itertools.count(1)
-
-    async def ask(self, method: str, /, **params: Any) -> Any:
-        """The whole reply."""
-        number = next(self._ids)
-        await self.connection.receive(command({"id": number, method: params}), PROTOBUF_FRAMES)
-        await until(lambda: any(each.id == number for each in self.socket.messages))
-        [reply] = [each for each in self.socket.messages if each.id == number]
-        assert not reply.error.code, reply
-        return getattr(reply, method)
-
-    async def publish(self, channel: str, *raws: bytes) -> None:
-        for raw in raws:
-            await self.ask("publish", channel=channel, data=raw)
-
-    async def pushed(self, channel: str, count: int) -> list[bytes]:
-        def found() -> list[bytes]:
-            return [
-                each.push.pub.data
-                for each in self.socket.messages
-                if each.push.channel == channel and each.push.HasField("pub")
-            ]
-
-        await until(lambda: len(found()) >= count)
-        return found()
-
-
-async def binary(node: LocalNode, **connect: Any) -> BinaryClient:
-    client = BinaryClient(node)
-    await client.ask("connect", **connect)
-    return client
+# As JSON clients get them: on one line. And what a decoder makes of that.
+LINES: Final = [raw.translate(None, b"\r\n") for raw in RAW]
+DATA: Final = [json.loads(raw) for raw in RAW]
 
 
 @pytest.fixture
@@ -119,6 +65,8 @@ async def test_pushes_on_the_same_node_and_on_another(fleet: Fleet, channel: str
         await until(lambda: len(in_json.socket.published(channel)) == len(RAW))
         assert in_json.socket.published(channel) == DATA
         assert all(b'"text"' not in frame for frame in in_json.socket.frames)
+        said = b"".join(in_json.socket.frames)
+        assert all(b'"data":%b,' % line in said for line in LINES)
 
 
 async def test_history_and_recovery_have_the_same_bytes(fleet: Fleet) -> None:

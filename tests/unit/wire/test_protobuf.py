@@ -138,8 +138,12 @@ def decode(fields: Mapping[str, Any]) -> Command:
 
 
 def without_text(request: Request) -> Request:
-    """What is kept of a payload's bytes has nothing that stands for it in JSON."""
-    return replace(request, text=None) if isinstance(request, PublishRequest) else request
+    """What is kept of a payload's bytes has nothing that stands for it in JSON; nor has data of no
+    bytes.
+    """
+    if not isinstance(request, PublishRequest):
+        return request
+    return replace(request, text=None) if request.data != b"" else InvalidRequest("publish")
 
 
 # ---- commands
@@ -270,24 +274,26 @@ def test_a_field_of_another_type_is_an_unknown_field() -> None:
         b" ",
     ],
 )
-def test_bytes_that_are_no_json_are_a_bad_request(data: bytes) -> None:
+def test_bytes_that_are_no_json_are_for_publications_alone(data: bytes) -> None:
     published, sent, called = decode_messages(
         command({"id": 7, "publish": {"channel": "c", "data": data}})
         + command({"send": {"data": data}})
         + command({"id": 8, "rpc": {"method": "sum", "data": data}})
     )
-    assert (published.id, published.request) == (7, InvalidRequest("publish"))
+    assert (published.id, published.request) == (7, PublishRequest("c", data))
+    assert isinstance(published.request, PublishRequest)
+    assert published.request.raw == data
     assert sent.request == InvalidRequest("send")
     assert (called.id, called.request) == (8, InvalidRequest("rpc"))
 
 
-def test_no_bytes_are_no_data() -> None:
-    assert decode({"id": 1, "publish": {"channel": "c", "data": b""}}).request == InvalidRequest(
-        "publish"
-    )
-    assert decode(
-        {"id": 1, "publish": {"channel": "c", "data": b"null"}}
-    ).request == PublishRequest("c", None)
+def test_no_bytes_are_no_null() -> None:
+    none = decode({"id": 1, "publish": {"channel": "c", "data": b""}}).request
+    null = decode({"id": 1, "publish": {"channel": "c", "data": b"null"}}).request
+    assert none == PublishRequest("c", b"")
+    assert null == PublishRequest("c", None)
+    below = decode({"id": 1, "publish": {"channel": "c", "data": b"{", "type": -1}}).request
+    assert below == InvalidRequest("publish")
 
 
 def test_data_may_have_white_space_and_half_an_emoji() -> None:
@@ -337,12 +343,20 @@ def test_bytes_come_out_as_they_went_in(raw: bytes, older: bool) -> None:
         line = publication_push("c", whole(sent, Payload.BYTES))
         [message] = parsed(encode_messages(line))
         assert message.push.pub.data == raw
-        assert json.loads(sent.line) == {"data": said.data, "offset": 1}
-        assert b"\n" not in sent.line
+        line = raw.translate(None, b"\r\n") if said.text is not None else orjson.dumps(said.data)
+        assert sent.line == b'{"data":%b,"offset":1}' % line
         if older:
             # Without the text, as an older node would have written it.
-            [message] = parsed(encode_messages(publication_push("c", sent.line)))
+            plain = sent_of(replace(found, text=None), 0)
+            [message] = parsed(encode_messages(publication_push("c", plain.line)))
             assert json.loads(message.push.pub.data) == said.data
+
+
+def test_a_text_that_is_not_of_the_data_does_not_reach_clients_in_json() -> None:
+    """Another program may have written it into the log."""
+    for text in ("}}", "2", '{"a":1}\n{}', "[" * 600 + "]" * 600, "NaN"):
+        sent = sent_of(Publication({"a": 1}, offset=1, text=text), 0)
+        assert sent.line == b'{"data":{"a":1},"offset":1}'
 
 
 def test_bytes_are_kept_beside_the_data_only_where_they_differ_and_fit() -> None:

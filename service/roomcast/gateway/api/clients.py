@@ -110,11 +110,14 @@ def _refresh(call: ApiCall, asked: Params) -> Order:
 
 
 def _subscribe(call: ApiCall, asked: Params) -> Order:
-    known(call, asked["channel"])
+    options = known(call, asked["channel"])
     given = asked["override"] or {}
     said = {name: switch["value"] for name, switch in given.items() if switch is not None}
+    raw = asked["b64data"] if options.is_binary else None
     sub = ServerSubscription(
-        _info(call, asked, "info"), _info(call, asked, "data"), ChannelOverride(**said)
+        _info(call, asked, "info"),
+        _info(call, asked, "data") if raw is None else _bytes(call, raw),
+        ChannelOverride(**said),
     )
     since = asked["recover_since"]
     position = None if since is None else StreamPosition(since["epoch"], since["offset"])
@@ -156,6 +159,14 @@ def _method(
 def _info(call: ApiCall, asked: Params, name: str) -> Json:
     raw = asked[f"b64{name}"]
     return sized(call, name, asked[name] if raw is None else decoded(call, f"b64{name}", raw))
+
+
+def _bytes(call: ApiCall, raw: bytes) -> bytes:
+    if len(raw) > call.payload_bytes_max:
+        raise Refusal(
+            Error.LIMIT_EXCEEDED, f"b64data is larger than {call.payload_bytes_max} bytes"
+        )
+    return raw
 
 
 def _code(code: int) -> int:
@@ -262,7 +273,12 @@ SUBSCRIBE: Final = _method(
         Parameter("info", INFO, "What others in the channel see of the client there."),
         Parameter("b64info", BASE64, "The same as base64 of its JSON text; goes before `info`."),
         Parameter("data", INFO, "Goes to the client with the news that it is subscribed."),
-        Parameter("b64data", BASE64, "The same as base64 of its JSON text; goes before `data`."),
+        Parameter(
+            "b64data",
+            BASE64,
+            "The same as base64 of its JSON text, or of any bytes if the channel is binary; goes "
+            "before `data`.",
+        ),
         Parameter("recover_since", _SINCE, "Send what was published since."),
         Parameter(
             "override",

@@ -6,7 +6,6 @@ Undeclared fields are ignored: they may belong to another release.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
@@ -16,12 +15,13 @@ from roomcast.gateway.api.refusals import Refusal, bad_field
 from roomcast.wire import shapes
 from roomcast.wire.channels import CHANNEL_BYTES_MAX, is_valid_name
 from roomcast.wire.keys import KEY_CHARS_MAX, is_valid_key
-from roomcast.wire.publication import Json
+from roomcast.wire.publication import Json, from_base64
 from roomcast.wire.shapes import Shape, is_deeper
 
 __all__ = [
     "ABSENT",
     "BASE64",
+    "BYTES",
     "CHANNEL",
     "FLAG",
     "INFO",
@@ -247,6 +247,19 @@ class _Info:
         return {}
 
 
+class _Bytes:
+    """Base64, as the bytes that it stands for."""
+
+    def read(self, value: Json, name: str) -> bytes:
+        try:
+            return from_base64(value)
+        except ValueError:
+            raise bad_field(name, "must be base64") from None
+
+    def schema(self) -> Schema:
+        return {"type": "string", "contentEncoding": "base64"}
+
+
 class _Base64:
     """Base64, as the bytes that it stands for: the text of a JSON value, which is not decoded here.
     An empty string counts as absent.
@@ -256,9 +269,7 @@ class _Base64:
         if value == "":
             return None
         try:
-            if not isinstance(value, str):
-                raise ValueError
-            return base64.b64decode(value, validate=True)
+            return from_base64(value)
         except ValueError:
             raise not_base64(name) from None
 
@@ -282,3 +293,4 @@ TAGS: Final = _Tags()
 PAYLOAD: Final = _Payload()
 INFO: Final = _Info()
 BASE64: Final = _Base64()
+BYTES: Final = _Bytes()

@@ -47,7 +47,14 @@ _SCHEMAS: Final[Mapping[str, Schema]] = {
         "type": "object",
         "required": ["data", "offset"],
         "properties": {
-            "data": {"description": "What was published: any JSON value."},
+            "data": {
+                "description": "What was published: any JSON value; null in a binary channel."
+            },
+            "b64data": {
+                "type": "string",
+                "contentEncoding": "base64",
+                "description": "In a binary channel: the bytes that were published.",
+            },
             "offset": {"type": "integer", "minimum": 1},
             "info": {**_INFO, "description": "Who published it, unless a back end did."},
             "tags": {"type": "object", "additionalProperties": {"type": "string"}},

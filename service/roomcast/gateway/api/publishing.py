@@ -14,7 +14,7 @@ from roomcast.delivery.publisher import Publisher
 from roomcast.frozen import frozen
 from roomcast.gateway.api.fields import (
     ABSENT,
-    BASE64,
+    BYTES,
     CHANNEL,
     FLAG,
     KEY,
@@ -33,7 +33,6 @@ from roomcast.gateway.api.methods import (
     ApiCall,
     Method,
     Params,
-    Parents,
     UnderWay,
     decoded,
     known,
@@ -46,7 +45,7 @@ from roomcast.wire.channels import ChannelOptions, is_valid_name
 from roomcast.wire.codes import Error
 from roomcast.wire.commands import text_to_keep
 from roomcast.wire.encoding import Unencodable, stored_of
-from roomcast.wire.publication import Json, Publication, Stored, StreamPosition
+from roomcast.wire.publication import Json, Payload, Publication, Stored, StreamPosition
 
 __all__ = ["BROADCAST", "BROADCAST_AT_ONCE", "BROADCAST_CHANNELS_MAX", "PUBLISH"]
 
@@ -67,28 +66,79 @@ _log = structlog.get_logger(__name__)
 
 
 @frozen
-class _Content:
-    """The publication of one call, for one channel or several."""
+class _Data:
+    """What is published: `data` of `size` bytes, and its text as in a Publication."""
 
-    data: Json
+    data: Payload
     size: int
-    text: str | None
+    text: str | None = None
+
+
+@frozen
+class _Kind:
+    """In what form a publication goes: as bytes or as JSON, and whether as a difference."""
+
+    is_binary: bool
+    delta: bool
+
+
+@frozen
+class _Content:
+    """The publication of one call, for one channel or several.
+
+    `raw`: the bytes of the request's `b64data`; None = it has `data`, which is in `_data`.
+    """
+
+    raw: bytes | None
     tags: Mapping[str, str] | None
     key: str | None
     skip_history: bool
     delta: bool
     time: int
-    # By whether it may go as a difference: what `stored` has made.
-    _stored: dict[bool, Stored] = field(default_factory=dict)
+    # By whether a channel is binary: what it gets, or why it gets nothing.
+    _data: dict[bool, _Data | tuple[Error, str]]
+    _stored: dict[_Kind, Stored] = field(default_factory=dict)
 
-    def publication(self, delta: bool) -> Publication:
-        return Publication(self.data, tags=self.tags, time=self.time, delta=delta, text=self.text)
+    def data(self, call: ApiCall, options: ChannelOptions) -> _Data:
+        """What a channel with `options` gets. Raises Refusal."""
+        is_binary = options.is_binary
+        if (made := self._data.get(is_binary)) is None:
+            try:
+                made = self._bytes() if is_binary else self._value(call)
+            except Refusal as refused:
+                # Not the refusal itself: it holds this object, which would hold it.
+                made = refused.error, refused.why
+            self._data[is_binary] = made
+        if isinstance(made, tuple):
+            raise Refusal(*made)
+        if not options.takes(made.data):
+            raise bad_field("data", "must be an object in this channel")
+        return made
 
-    def stored(self, delta: bool) -> Stored:
-        """Its stored form, which is made once for all channels. Raises Unencodable."""
-        if delta not in self._stored:
-            self._stored[delta] = stored_of(self.publication(delta))
-        return self._stored[delta]
+    def _bytes(self) -> _Data:
+        if self.raw is None:
+            raise bad_field("b64data", "is required: the channel is binary")
+        return _Data(self.raw, len(self.raw))
+
+    def _value(self, call: ApiCall) -> _Data:
+        if not self.raw:
+            raise bad_field("data", "is required")
+        data = decoded(call, "b64data", self.raw)
+        return _Data(data, payload_bytes(call, "data", data), text_to_keep(self.raw, data))
+
+    def publication(self, call: ApiCall, options: ChannelOptions) -> Publication:
+        """Raises Refusal."""
+        made, delta = self.data(call, options), _may_differ(options, self)
+        return Publication(made.data, tags=self.tags, time=self.time, delta=delta, text=made.text)
+
+    def stored(self, call: ApiCall, options: ChannelOptions) -> tuple[_Kind, Stored]:
+        """Its stored form, which is made once for all channels of a kind. Raises Refusal and
+        Unencodable.
+        """
+        kind = _Kind(options.is_binary, _may_differ(options, self))
+        if kind not in self._stored:
+            self._stored[kind] = stored_of(self.publication(call, options))
+        return kind, self._stored[kind]
 
 
 @frozen
@@ -132,7 +182,7 @@ async def _broadcast(call: ApiCall, asked: Params) -> Mapping[str, Json]:
     content, under_way = _content(call, asked), UnderWay(call.turns, BROADCAST_AT_ONCE)
     services = call.node.services
     begun: list[_Begun | Mapping[str, Json]] = []
-    unstored = _Unstored(services.publisher, content, begun, call.parents)
+    unstored = _Unstored(call, content, begun)
     for channel in asked["channels"]:
         # A publication in a channel without history waits for nothing else.
         await under_way.begin()
@@ -142,7 +192,8 @@ async def _broadcast(call: ApiCall, asked: Params) -> Mapping[str, Json]:
             options = _options(call, channel, content)
             if _is_stored(options, content):
                 position = _submitted(call, channel, options, content)
-                begun.append(_Begun(channel, services.publisher, content.size, position))
+                size = content.data(call, options).size
+                begun.append(_Begun(channel, services.publisher, size, position))
                 position.add_done_callback(under_way.end)
                 continue
             unstored.add(channel, options)
@@ -162,43 +213,38 @@ class _Unstored:
     """
 
     def __init__(
-        self,
-        publisher: Publisher,
-        content: _Content,
-        answers: list[_Begun | Mapping[str, Json]],
-        parents: Parents,
+        self, call: ApiCall, content: _Content, answers: list[_Begun | Mapping[str, Json]]
     ) -> None:
-        self._parents = parents
-        self._publisher = publisher
+        self._call = call
+        self._publisher = call.node.services.publisher
         self._content = content
         self._answers = answers
-        # By whether it may go as a difference: the places of their answers, and the channels.
-        self._waiting: dict[bool, dict[int, str]] = {}
+        # By their stored form's kind: that form, the places of their answers, and the channels.
+        self._waiting: dict[_Kind, tuple[Stored, dict[int, str]]] = {}
 
     def add(self, channel: str, options: ChannelOptions) -> None:
         """Raises Refusal."""
-        delta = _may_differ(options, self._content)
         try:
-            size = len(self._content.stored(delta).text)
+            kind, stored = self._content.stored(self._call, options)
         except Unencodable as failure:
             raise Refusal(self._publisher.error(failure)) from None
-        waiting = self._waiting.setdefault(delta, {})
+        _, waiting = self._waiting.setdefault(kind, (stored, {}))
         waiting[len(self._answers)] = channel
         # Until there is one.
         self._answers.append({})
-        if len(waiting) == COMMANDS_AT_A_TIME or size > _TOGETHER_CHARS_MAX:
-            self._send(delta)
+        if len(waiting) == COMMANDS_AT_A_TIME or len(stored.text) > _TOGETHER_CHARS_MAX:
+            self._send(kind)
 
     def send_all(self) -> None:
-        for delta in list(self._waiting):
-            self._send(delta)
+        for kind in list(self._waiting):
+            self._send(kind)
 
-    def _send(self, delta: bool) -> None:
-        waiting = self._waiting.pop(delta)
+    def _send(self, kind: _Kind) -> None:
+        stored, waiting = self._waiting.pop(kind)
         answer: Mapping[str, Json] = {"result": {}}
         try:
-            stored = self._content.stored(delta)
-            self._publisher.send_all(list(waiting.values()), stored, self._parents.next())
+            parent = self._call.parents.next()
+            self._publisher.send_all(list(waiting.values()), stored, parent)
         except (Full, TooLarge) as failure:
             answer = {"error": wire(self._publisher.error(failure))}
         for place in waiting:
@@ -219,26 +265,26 @@ def _content(call: ApiCall, asked: Params) -> _Content:
         # Centrifugo drops publications with an older version. If the field were ignored here, stale
         # data would replace new data.
         raise Refusal(Error.NOT_AVAILABLE, "versions of publications are not there")
-    text = None
-    if (raw := asked["b64data"]) is not None:
-        if len(raw) > call.payload_bytes_max:
-            # The bytes are delivered unchanged, white space included.
-            raise Refusal(
-                Error.LIMIT_EXCEEDED, f"b64data is larger than {call.payload_bytes_max} bytes"
-            )
-        data = decoded(call, "b64data", raw)
-        text = text_to_keep(raw, data)
-    elif (data := asked["data"]) is ABSENT:
+    given, raw = asked["data"], asked["b64data"]
+    made: dict[bool, _Data | tuple[Error, str]] = {}
+    if not raw and given is not ABSENT:
+        # As in Centrifugo's API, an empty `b64data` beside `data` says nothing.
+        raw, made = None, {False: _Data(given, payload_bytes(call, "data", given))}
+    elif raw is None:
         raise bad_field("data", "is required")
+    elif len(raw) > call.payload_bytes_max:
+        # The bytes are delivered unchanged, white space included.
+        raise Refusal(
+            Error.LIMIT_EXCEEDED, f"b64data is larger than {call.payload_bytes_max} bytes"
+        )
     return _Content(
-        data,
-        payload_bytes(call, "data", data),
-        text,
+        raw,
         asked["tags"],
         asked["idempotency_key"],
         asked["skip_history"],
         asked["delta"],
         call.received_ms,
+        made,
     )
 
 
@@ -250,11 +296,11 @@ def _handed_over(call: ApiCall, channel: str, content: _Content) -> _Begun:
         position = _submitted(call, channel, options, content)
     else:
         try:
-            stored = content.stored(_may_differ(options, content))
+            _, stored = content.stored(call, options)
             publisher.send(channel, stored, call.parents.next())
         except (Full, TooLarge, Unencodable) as failure:
             raise Refusal(publisher.error(failure)) from None
-    return _Begun(channel, publisher, content.size, position)
+    return _Begun(channel, publisher, content.data(call, options).size, position)
 
 
 def _options(call: ApiCall, channel: str, content: _Content) -> ChannelOptions:
@@ -284,7 +330,7 @@ def _submitted(
     try:
         return services.appender.submit(
             channel,
-            content.publication(_may_differ(options, content)),
+            content.publication(call, options),
             options.history_ttl_s * 1000,
             content.key or call.key,
             received_ms=call.received_ms,
@@ -302,10 +348,16 @@ _CONTENT: Final = (
     Parameter(
         "data",
         PAYLOAD,
-        "What is published: any JSON value. Required, unless `b64data` is there.",
+        "What is published: any JSON value, or an object where `publication_data_format` says so. "
+        "Required, unless `b64data` is there.",
         default=ABSENT,
     ),
-    Parameter("b64data", BASE64, "The same as base64 of its JSON text; goes before `data`."),
+    Parameter(
+        "b64data",
+        BYTES,
+        "The same as base64 of its JSON text; goes before `data`, unless it is empty. In a binary "
+        "channel: base64 of any bytes, also of none, and required.",
+    ),
     Parameter("tags", TAGS, "Strings that go to subscribers with the publication."),
     Parameter(
         "idempotency_key",

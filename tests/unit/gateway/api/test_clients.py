@@ -27,6 +27,7 @@ from roomcast.ports import Rejected
 from roomcast.wire.channels import ChannelOverride
 from roomcast.wire.codes import Disconnect, DisconnectCode
 from roomcast.wire.publication import StreamPosition
+from tests.unit.binary import binary
 from tests.unit.gateway.api.conftest import SIZE_LIMIT, Caller, Serve
 from tests.unit.worlds import SECRET, Fleet, until
 
@@ -353,3 +354,23 @@ async def test_clients_of_this_node_and_of_another_obey(serve: Serve) -> None:
         assert ann[0].socket.closed_with is None
         for caller, client in zip((here, there), ann, strict=True):
             caller.node.assembly.node.closed(client.connection)
+
+
+async def test_a_subscription_to_a_binary_channel_may_come_with_any_bytes(caller: Caller) -> None:
+    client = await binary(caller.node)
+    params = {"client": client.connection.session.client, "b64data": "/wA="}
+    assert (await caller.refusal("subscribe", channel="lobby", **params))[0] == 107
+    large = base64.b64encode(bytes(5000)).decode()
+    wrong = {**params, "channel": "bin:room", "b64data": large}
+    assert (await caller.refusal("subscribe", **wrong))[0] == 106
+    await caller.result("subscribe", channel="bin:room", **params)
+
+    def pushed() -> list[bytes]:
+        return [
+            each.push.subscribe.data
+            for each in client.socket.messages
+            if each.push.HasField("subscribe")
+        ]
+
+    await until(pushed)
+    assert pushed() == [b"\xff\x00"]

@@ -23,6 +23,7 @@ from roomcast.log.idempotency import COMMIT_WITHIN_MS
 from roomcast.ports import Rejected, Throttled, UnknownOutcome
 from roomcast.wire.codes import Error
 from roomcast.wire.trace_context import TraceContext
+from tests.unit.binary import binary
 from tests.unit.gateway.api.conftest import CHANNEL, KEY, SIZE_LIMIT, Caller, Serve
 from tests.unit.recorder import Recorder
 from tests.unit.worlds import until
@@ -73,13 +74,13 @@ async def test_a_lost_answer_and_a_retry_are_one_publication(caller: Caller) -> 
         ({"tags": []}, "tags must be an object of strings"),
         ({"skip_history": "yes"}, "skip_history must be true or false"),
         ({"delta": 1}, "delta must be true or false"),
-        ({"b64data": "?"}, "b64data must be base64 of the text of a JSON value"),
+        ({"b64data": "?"}, "b64data must be base64"),
         (
             {"b64data": base64.b64encode(b"{").decode()},
             "b64data must be base64 of the text of a JSON value",
         ),
         ({"b64data": "/w=="}, "b64data must be base64 of the text of a JSON value"),
-        ({"b64data": 5}, "b64data must be base64 of the text of a JSON value"),
+        ({"b64data": 5}, "b64data must be base64"),
     ],
 )
 async def test_a_bad_request_says_what_is_wrong(
@@ -424,3 +425,112 @@ async def test_one_request_traces_its_first_publications_only(serve: Serve) -> N
     publications = tracer.ended("publish")
     assert [span.channel for span in publications] == channels[:TRACED_A_CALL]
     assert {span.parent for span in publications} == {TRACE}
+
+
+# ---- binary channels
+
+
+def b64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+async def shown(caller: Caller, channel: str) -> list[Any]:
+    """The history, as a back end reads it."""
+    history = await caller.result("history", channel=channel, limit=-1)
+    assert all(each["data"] is None for each in history["publications"])
+    return [each["b64data"] for each in history["publications"]]
+
+
+async def test_any_bytes_in_a_binary_channel(caller: Caller) -> None:
+    raws = [b"", b"\xff\x00", b'{"a": 1}', b"[" * 4000, bytes(range(256)) * 16]
+    for offset, raw in enumerate(raws, 1):
+        answer = await caller.result("publish", channel="bin:c", b64data=b64(raw))
+        assert answer["offset"] == offset
+    assert await shown(caller, "bin:c") == [b64(raw) for raw in raws]
+
+
+@pytest.mark.parametrize(
+    "params, code, message",
+    [
+        ({"data": 1}, 107, "bad request: b64data is required: the channel is binary"),
+        ({"data": "AA=="}, 107, "bad request: b64data is required: the channel is binary"),
+        ({"data": None}, 107, "bad request: b64data is required: the channel is binary"),
+        (
+            {"data": 1, "b64data": ""},
+            107,
+            "bad request: b64data is required: the channel is binary",
+        ),
+        ({}, 107, "bad request: data is required"),
+        ({"b64data": None}, 107, "bad request: data is required"),
+        ({"b64data": "AA"}, 107, "bad request: b64data must be base64"),
+        ({"b64data": "AA==\n"}, 107, "bad request: b64data must be base64"),
+        ({"b64data": "-_8="}, 107, "bad request: b64data must be base64"),
+        ({"b64data": "é"}, 107, "bad request: b64data must be base64"),
+        ({"b64data": ["AA=="]}, 107, "bad request: b64data must be base64"),
+        ({"b64data": b64(bytes(4097))}, 106, "limit exceeded: b64data is larger than 4096 bytes"),
+    ],
+)
+async def test_what_is_no_publication_of_bytes(
+    caller: Caller, params: dict[str, Any], code: int, message: str
+) -> None:
+    assert await caller.refusal("publish", channel="bin:c", **params) == (code, message)
+    assert caller.stored() == []
+
+
+async def test_of_both_the_bytes_count(caller: Caller) -> None:
+    await caller.result("publish", channel="bin:c", data={"a": 1}, b64data="/w==")
+    assert await shown(caller, "bin:c") == ["/w=="]
+
+
+async def test_a_key_and_bytes(caller: Caller) -> None:
+    params: dict[str, Any] = {"channel": "bin:c", "b64data": "/w==", "idempotency_key": "k"}
+    assert await caller.result("publish", **params) == await caller.result("publish", **params)
+    assert await shown(caller, "bin:c") == ["/w=="]
+
+
+async def test_a_broadcast_of_bytes_reaches_channels_that_take_them(caller: Caller) -> None:
+    channels = ["bin:a", "lobby", "live-bin:a", "objects:a", "bin:b", "nowhere:a"]
+    answer = await caller.result("broadcast", channels=channels, b64data="/w==")
+    found = [each.get("error", {}).get("code", 0) for each in answer["responses"]]
+    assert found == [0, 107, 0, 107, 0, 102]
+    assert await shown(caller, "bin:b") == ["/w=="]
+    # JSON is bytes as well.
+    answer = await caller.result("broadcast", channels=channels, b64data=b64(b'{"a": 1}'))
+    found = [each.get("error", {}).get("code", 0) for each in answer["responses"]]
+    assert found == [0, 0, 0, 0, 0, 102]
+    assert (await shown(caller, "bin:b"))[1] == b64(b'{"a": 1}')
+    assert caller.stored("lobby")[0]["data"] == {"a": 1}
+    answer = await caller.result("broadcast", channels=channels, data=[1])
+    found = [each.get("error", {}).get("code", 0) for each in answer["responses"]]
+    assert found == [107, 0, 107, 107, 107, 102]
+
+
+async def test_bytes_of_a_broadcast_without_history(caller: Caller) -> None:
+    client = await binary(caller.node)
+    for channel in ("live-bin:a", "live-bin:b", "bin:a"):
+        await client.ask("subscribe", channel=channel)
+    channels = ["live-bin:a", "live-bin:b", "bin:a"]
+    await caller.result("broadcast", channels=channels, b64data="/wA=", skip_history=True)
+    for channel in channels:
+        assert await client.pushed(channel, 1) == [b"\xff\x00"]
+
+
+async def test_bytes_in_a_batch(caller: Caller) -> None:
+    commands: list[Any] = [
+        {"publish": {"channel": "bin:c", "b64data": b64(bytes([n]))}} for n in range(9)
+    ]
+    commands.insert(4, {"publish": {"channel": "bin:c", "data": 4}})
+    answer = await caller.ask("batch", commands=commands)
+    assert [each for each in answer["replies"] if "error" in each] == [answer["replies"][4]]
+    assert await shown(caller, "bin:c") == [b64(bytes([n])) for n in range(9)]
+
+
+async def test_objects_alone(caller: Caller) -> None:
+    assert await caller.result("publish", channel="objects:a", data={}) == {}
+    assert await caller.result("publish", channel="objects:a", b64data=b64(b" {}")) == {}
+    wrong: list[Any] = [{"data": []}, {"data": "{}"}, {"data": None}, {"b64data": b64(b"[]")}]
+    for params in wrong:
+        assert await caller.refusal("publish", channel="objects:a", **params) == (
+            107,
+            "bad request: data must be an object in this channel",
+        )
