@@ -31,6 +31,7 @@ from roomcast.wire.shapes import (
     member,
     member_or_null,
 )
+from roomcast.wire.tags_filter import Filter, InvalidFilter, filter_of
 
 __all__ = [
     "EARLY_S_MAX",
@@ -110,12 +111,15 @@ class TokenUnverifiable(TokenError):
 class ServerSubscription:
     """One subscription that the server makes for a client when it connects.
 
-    `data` goes to the client itself, `info` to other clients.
+    `data` goes to the client itself, `info` to other clients. `server_tags_filter`: it gets the
+    publications whose tags pass; None = all. A hook gives it as an object of the protocol's
+    FilterNode.
     """
 
     info: Json = None
     data: Json = None
     override: ChannelOverride = field(default_factory=ChannelOverride)
+    server_tags_filter: Json = None
 
 
 @frozen
@@ -140,7 +144,8 @@ class ConnectionClaims:
 class SubscriptionClaims:
     """The subscription that a token allows, and its changes to the channel's options.
 
-    `allow`: further capabilities in the channel.
+    `allow`: further capabilities in the channel. `server_tags_filter`: which publications the
+    client gets, at most; None = all.
 
     The caller must compare `user` and `channel` with the connection and its request. A `client`
     other than "" binds the token to one connection: the caller must compare it with the
@@ -154,6 +159,7 @@ class SubscriptionClaims:
     client: str = ""
     override: ChannelOverride = field(default_factory=ChannelOverride)
     allow: frozenset[Capability] = frozenset()
+    server_tags_filter: Filter | None = None
 
 
 def connection_claims(
@@ -195,6 +201,7 @@ def subscription_claims(
         client=_text(valid, "client", ""),
         override=_override(valid),
         allow=_allow(valid),
+        server_tags_filter=_filter(valid),
     )
 
 
@@ -280,6 +287,7 @@ def _subs(claims: Mapping[str, Json], loads: Loads) -> Mapping[str, ServerSubscr
             info=_payload(grant, "info", loads),
             data=_payload(grant, "data", loads),
             override=_override(grant),
+            server_tags_filter=_filter(grant),
         )
     if not all(is_valid_name(channel) for channel in subs):
         raise TokenInvalid("a subscription to what is no channel name")
@@ -298,6 +306,17 @@ def _override(claims: Mapping[str, Json]) -> ChannelOverride:
         value = _object(override, each.name).get("value", False)
         flags[each.name] = checked(value, f"override of {each.name}", FLAG, TokenInvalid)
     return ChannelOverride(**flags)
+
+
+def _filter(claims: Mapping[str, Json]) -> Filter | None:
+    """The filter in a token. One that cannot be read would let too much through."""
+    node = claims.get("server_tags_filter")
+    if node is None:
+        return None
+    try:
+        return filter_of(node)
+    except InvalidFilter as error:
+        raise TokenInvalid(f"server_tags_filter is no filter: {error}") from error
 
 
 _CAPABILITIES: Final = {capability.value: capability for capability in Capability}

@@ -13,18 +13,27 @@ from typing import Final, Protocol
 
 from roomcast.concurrency import Budget
 from roomcast.delivery.batches import PUSHES_A_TURN, Batch, Batches, Member
-from roomcast.delivery.forms import Chain, Form, Link, Payload, whole
+from roomcast.delivery.forms import (
+    FRAME_BYTES_SOFT_MAX,
+    Chain,
+    Form,
+    Link,
+    Payload,
+    joined,
+    whole,
+    whole_lines,
+)
 from roomcast.delivery.fossil import Search
 from roomcast.delivery.ports import Framer, Sink
+from roomcast.delivery.sieve import CHANNEL_NODES_MAX, Sieve, Sieves
+from roomcast.delivery.tags_filters import TagsFilter, TagsFilters
 from roomcast.observe.counters import FanoutCounters
 from roomcast.wire.channels import Batching
-from roomcast.wire.commands import LINE_END
 from roomcast.wire.encoding import Sent, publication_push, publication_pushes, told_push
+from roomcast.wire.tags_filter import Filter
 
 __all__ = ["FRAME_BYTES_SOFT_MAX", "LOST_A_TURN", "SEARCHED_A_TURN", "Hub", "Subscriber"]
 
-# Lines are joined into frames of up to about this size. A longer line has a frame of its own.
-FRAME_BYTES_SOFT_MAX: Final = 64 * 1024
 # Bytes that are searched for differences in one turn of the event loop, in all channels: some 5 ms.
 # Further publications of the turn go out whole. To wait for another turn is no choice: between a
 # subscriber's reply and its first push nothing may be let through.
@@ -42,7 +51,7 @@ class Subscriber(Protocol):
 
     @property
     def form(self) -> Form:
-        """The form in which it takes publications. It does not change while it is in the hub."""
+        """The form in which it takes publications. Only the hub changes it while it is there."""
 
     @property
     def join_leave(self) -> bool:
@@ -82,11 +91,11 @@ class _Group:
 class _Room:
     """One channel's subscribers. For some of them, `number` stands for its name.
 
-    `batch`: None = publications go out at once. `published`: how many came since they were last
-    counted.
+    `batch`: None = publications go out at once. `sieve`: those with filters; None = there are none.
+    `groups`: all others. `published`: how many came since they were last counted.
     """
 
-    __slots__ = ("batch", "chain", "groups", "number", "published")
+    __slots__ = ("batch", "chain", "groups", "number", "published", "sieve")
 
     def __init__(self, number: int, batching: Batching | None) -> None:
         self.number = number
@@ -94,6 +103,12 @@ class _Room:
         self.chain = Chain()
         self.published = 0
         self.batch = None if batching is None else Batch(batching)
+        self.sieve: Sieve | None = None
+
+    @property
+    def newest_only(self) -> bool:
+        """Whether only the newest of the publications that were collected goes out."""
+        return self.batch is not None and self.batch.batching.latest
 
 
 # Nobody came while the publications waited, because they did not wait.
@@ -124,6 +139,8 @@ class Hub:
         # Subscribers of lost channels that are yet to be told.
         self._losing: deque[tuple[str, deque[Subscriber]]] = deque()
         self._budget = Budget(LOST_A_TURN, self._tell_lost)
+        self.filters = TagsFilters()
+        self.sieves = Sieves(self._send)
         # The number of subscriptions to all channels.
         self.subscriptions = 0
         self.counters = FanoutCounters()
@@ -148,26 +165,86 @@ class Hub:
             if not room.batch.has_room:
                 self.flush(channel)
             room.batch.joined(subscriber)
+        self.subscriptions += self._enter(channel, room, subscriber)
+
+    def _enter(self, channel: str, room: _Room, subscriber: Subscriber) -> bool:
+        """False = it was there."""
+        if subscriber.form.filter is not None:
+            if room.sieve is None:
+                room.sieve = Sieve(self.sieves, channel, room.number, newest_only=room.newest_only)
+            return room.sieve.add(subscriber)
         kind = (subscriber.sink.framer, subscriber.form)
         if (group := room.groups.get(kind)) is None:
             group = room.groups[kind] = _Group()
-        self.subscriptions += group.add(subscriber)
+        return group.add(subscriber)
+
+    def _exit(self, room: _Room, subscriber: Subscriber) -> bool:
+        """False = it was not there."""
+        if (sieve := room.sieve) is not None and subscriber.form.filter is not None:
+            was_there = sieve.remove(subscriber)
+            if not sieve.groups:
+                sieve.drop()
+                room.sieve = None
+            return was_there
+        kind = (subscriber.sink.framer, subscriber.form)
+        if (group := room.groups.get(kind)) is None:
+            return False
+        was_there = group.remove(subscriber)
+        if not group.members:
+            del room.groups[kind]
+        return was_there
+
+    # ---- filters
+
+    def shared_filter(self, tree: Filter | None) -> TagsFilter | None:
+        """The filter for a subscriber's form, which equal trees share."""
+        return None if tree is None else self.filters.shared(tree)
+
+    def has_room_for(self, channel: str, tags_filter: TagsFilter | None) -> bool:
+        """Whether a subscriber with this filter may be added to `channel`: there are not too many
+        different ones.
+        """
+        if tags_filter is None:
+            return True
+        room = self._rooms.get(channel)
+        if room is None or room.sieve is None:
+            return self.filters.has_room
+        sieve = room.sieve
+        return tags_filter in sieve.filters or (
+            self.filters.has_room and sieve.nodes + tags_filter.nodes <= CHANNEL_NODES_MAX
+        )
+
+    def change_filter(
+        self, channel: str, subscriber: Subscriber, change: Callable[[], None]
+    ) -> None:
+        """`change` sets another filter in the form of `subscriber`, for what is published from now
+        on. The caller has asked `has_room_for`.
+        """
+        self.flush(channel)
+        if (room := self._rooms.get(channel)) is None:
+            return
+        if room.sieve is not None:
+            self.sieves.drain(room.sieve)
+        was_there = self._exit(room, subscriber)
+        change()
+        if was_there:
+            self._enter(channel, room, subscriber)
+
+    # ---- who is there
 
     def remove(self, channel: str, subscriber: Subscriber) -> None:
         """Idempotent."""
         if (room := self._rooms.get(channel)) is None:
             return
-        kind = (subscriber.sink.framer, subscriber.form)
-        if (group := room.groups.get(kind)) is None:
+        if not self._exit(room, subscriber):
             return
-        self.subscriptions -= group.remove(subscriber)
-        if not group.members:
-            del room.groups[kind]
+        self.subscriptions -= 1
+        is_empty = not room.groups and room.sieve is None
         if room.batch is not None:
             room.batch.left(subscriber)
-            if not room.groups:
+            if is_empty:
                 self.batches.take(room.batch)
-        if not room.groups:
+        if is_empty:
             del self._rooms[channel]
 
     def has(self, channel: str) -> bool:
@@ -183,8 +260,10 @@ class Hub:
 
     def count(self, channel: str) -> int:
         """The number of subscribers of `channel` on this node."""
-        room = self._rooms.get(channel)
-        return sum(len(group.members) for group in room.groups.values()) if room else 0
+        if (room := self._rooms.get(channel)) is None:
+            return 0
+        count = sum(len(group.members) for group in room.groups.values())
+        return count if room.sieve is None else count + len(room.sieve)
 
     def count_published(self, channel: str) -> int:
         """How many publications of `channel` came since this was last asked, or since it got its
@@ -204,8 +283,10 @@ class Hub:
             return
         room.published += len(published)
         if room.batch is None:
+            if room.sieve is not None:
+                room.sieve.publish(published)
             self._deliver(channel, room, published, _NOBODY)
-        elif not self.batches.add(channel, room.batch, published):
+        elif not self.batches.add(channel, room.batch, published, keep=room.sieve is not None):
             self.flush(channel)
 
     def flush(self, channel: str) -> int:
@@ -215,6 +296,13 @@ class Hub:
             return 0
         before = self.counters.pushes
         published, late = self.batches.take(room.batch)
+        if room.sieve is not None:
+            room.sieve.publish(published, late)
+        if len(published) > 1 and room.newest_only:
+            # They were kept for who has a filter.
+            self.batches.superseded += len(published) - 1
+            late = {each: 1 for each, count in late.items() if count == len(published)}
+            published = published[-1:]
         self._deliver(channel, room, published, late)
         return self.counters.pushes - before
 
@@ -227,6 +315,7 @@ class Hub:
             if pushes > PUSHES_A_TURN:
                 pushes = 0
                 await asyncio.sleep(0)
+        await self.sieves.end()
 
     def _deliver(
         self,
@@ -244,16 +333,16 @@ class Hub:
             if not form.delta:
                 kind = (address, form.payload)
                 if kind not in payloads:
-                    lines = _lines(published, form.payload)
-                    payloads[kind] = _payloads(publication_pushes(address, lines))
+                    lines = whole_lines(published, form.payload)
+                    payloads[kind] = joined(publication_pushes(address, lines))
                 sinks: Collection[Sink] = group.members.values()
                 if late:
                     sinks = [sink for each, sink in group.members.items() if each not in late]
                     came = [each for each in group.members if each in late]
                     for first, some in _by_first(came, late):
-                        rest = _lines(published[first:], form.payload)
+                        rest = whole_lines(published[first:], form.payload)
                         pushes = publication_pushes(address, rest)
-                        self._send(some, framer, _payloads(pushes), len(pushes))
+                        self._send(some, framer, joined(pushes), len(pushes))
                 if sinks:
                     self._send(sinks, framer, payloads[kind], len(published))
             else:
@@ -292,9 +381,9 @@ class Hub:
             for first, some in _by_first(came, late):
                 begin = publication_push(address, whole(links[first].sent, payload))
                 rest = [begin, *lines[first + 1 :]]
-                self._send(some, framer, _payloads(rest), len(rest))
+                self._send(some, framer, joined(rest), len(rest))
         if others:
-            self._send(others, framer, _payloads(lines), len(links))
+            self._send(others, framer, joined(lines), len(links))
 
     def tell(self, channel: str, told: Collection[bytes]) -> int:
         """Send joins and leaves, in order, to the subscribers that take them.
@@ -313,9 +402,9 @@ class Hub:
             if takers:
                 address = room.number if form.numbered else channel
                 lines = [told_push(address, each) for each in told]
-                self._send(takers, framer, _payloads(lines), len(lines))
+                self._send(takers, framer, joined(lines), len(lines))
                 count += len(takers)
-        return count
+        return count if room.sieve is None else count + room.sieve.tell(told)
 
     def _send(
         self,
@@ -342,6 +431,9 @@ class Hub:
         if (room := self._rooms.pop(channel, None)) is None:
             return
         losing = deque(each for group in room.groups.values() for each in group.members)
+        if room.sieve is not None:
+            losing += room.sieve.takers()
+            room.sieve.drop()
         self.subscriptions -= len(losing)
         self._losing.append((channel, losing))
         self._tell_lost()
@@ -364,26 +456,3 @@ def _by_first(
     for each in members:
         by_first.setdefault(late.get(each, 0), []).append(each.sink)
     return by_first.items()
-
-
-def _lines(published: Iterable[Sent], payload: Payload) -> Iterable[bytes]:
-    if payload is Payload.VALUE:
-        # The form that most take: the line as it was made.
-        return [sent.line for sent in published]
-    return [whole(sent, payload) for sent in published]
-
-
-def _payloads(lines: Iterable[bytes]) -> list[bytes]:
-    """The lines, joined into as few parts as FRAME_BYTES_SOFT_MAX allows, one for each frame."""
-    payloads: list[bytes] = []
-    batch: list[bytes] = []
-    size = 0
-    for line in lines:
-        if batch and size + len(line) > FRAME_BYTES_SOFT_MAX:
-            payloads.append(LINE_END.join(batch))
-            batch, size = [], 0
-        batch.append(line)
-        size += len(line) + 1
-    if batch:
-        payloads.append(LINE_END.join(batch))
-    return payloads

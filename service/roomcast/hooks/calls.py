@@ -46,6 +46,7 @@ from roomcast.rates import Rate, Seldom
 from roomcast.wire.channels import ChannelOverride, is_valid_name
 from roomcast.wire.codes import Error
 from roomcast.wire.shapes import NUMBER, TEXT, is_deeper
+from roomcast.wire.tags_filter import Filter, filter_of
 
 __all__ = ["CALLS_UNDER_WAY_MAX", "FAILURES_TOLD", "HookCalls", "Hooks", "load_hooks", "refused"]
 
@@ -276,6 +277,7 @@ def _subscribe_reply(said: object) -> SubscribeReply | None:
         expires_at=_time(reply.expires_at),
         override=_override(reply.override),
         allow=_capabilities(reply.allow),
+        server_tags_filter=_filter(reply.server_tags_filter),
     )
 
 
@@ -283,12 +285,31 @@ def _publish_reply(said: object) -> PublishReply | None:
     if said is None:
         return None
     reply = _of_type(said, PublishReply)
-    return reply if isinstance(reply.data, Unchanged) else PublishReply(_json(reply.data))
+    data = reply.data if isinstance(reply.data, Unchanged) else _json(reply.data)
+    return PublishReply(data, _tags(reply.tags))
 
 
 def _subscription(found: object) -> ServerSubscription:
     sub = _of_type(found, ServerSubscription)
-    return ServerSubscription(_json(sub.info), _json(sub.data), _override(sub.override))
+    return ServerSubscription(
+        _json(sub.info),
+        _json(sub.data),
+        _override(sub.override),
+        _filter(sub.server_tags_filter),
+    )
+
+
+def _filter(found: object) -> Filter | None:
+    return None if found is None else filter_of(found)
+
+
+def _tags(found: object) -> Mapping[str, str] | None:
+    """A copy of the tags of a publication. They are bounded with the publication."""
+    if found is None:
+        return None
+    if not isinstance(found, Mapping):
+        raise TypeError("tags are not a mapping")
+    return {_text(key, "a tag's name"): _text(value, "a tag") for key, value in found.items()}
 
 
 def _grant(found: object) -> Grant:

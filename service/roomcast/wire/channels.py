@@ -94,6 +94,7 @@ class ChannelOptions:
     batch_max_size: int = 0
     batch_max_delay_ms: int = 0
     batch_flush_latest: bool = False
+    allow_tags_filter: bool = False
 
     @property
     def has_history(self) -> bool:

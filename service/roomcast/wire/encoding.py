@@ -39,6 +39,7 @@ __all__ = [
     "stored_of",
     "subscribe_push",
     "subscribe_result",
+    "tags_of",
     "told_push",
     "unsubscribe_push",
 ]
@@ -109,6 +110,18 @@ def sent_of(publication: Publication, ts: int) -> Sent:
     line = DATA_HEAD + data + (b"," + dumps(fields)[1:] if fields else b"}")
     text = None if publication.text is None else publication.text.encode()
     return Sent(publication.offset, line, ts, publication.delta, text, len(data))
+
+
+_NO_TAGS: Final[Mapping[str, str]] = {}
+
+
+def tags_of(sent: Sent) -> Mapping[str, str]:
+    """The tags of a publication. They are decoded from its line, because few ask for them."""
+    rest = sent.line[len(DATA_HEAD) + sent.data_bytes :]
+    if b'"tags":' not in rest:
+        return _NO_TAGS
+    tags: Mapping[str, str] = orjson.loads(b"{" + rest[1:]).get("tags", _NO_TAGS)
+    return tags
 
 
 def publication_push(channel: str | int, publication: bytes) -> bytes:
