@@ -267,9 +267,10 @@ async def test_another_filter_counts_from_its_change_on() -> None:
 def test_different_filters_of_a_channel_are_bounded() -> None:
     made = Hub()
     nodes = [eq(str(number)) for number in range(99)]
-    held = []
-    for number in range(CHANNEL_NODES_MAX // 100):
-        held.append(filtered(made, {"op": "or", "nodes": [*nodes[:-1], eq(f"x{number}")]}))
+    held = [
+        filtered(made, {"op": "or", "nodes": [*nodes[:-1], eq(f"x{number}")]})
+        for number in range(CHANNEL_NODES_MAX // 100)
+    ]
     assert not made.has_room_for("a", made.shared_filter(filter_of(eq("a"))))
     assert made.has_room_for("a", held[0].form.filter), "it is there"
     assert made.has_room_for("a", None)

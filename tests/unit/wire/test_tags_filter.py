@@ -73,14 +73,14 @@ def naive(node: Node, tags: Mapping[str, str]) -> bool:
     """What the protocol says, read aloud."""
     op, cmp = node.get("op", ""), node.get("cmp")
     if op == "and":
-        return all([naive(each, tags) for each in node["nodes"]])
+        return all(naive(each, tags) for each in node["nodes"])
     if op == "or":
-        return any([naive(each, tags) for each in node["nodes"]])
+        return any(naive(each, tags) for each in node["nodes"])
     if op == "not":
         return not naive(node["nodes"][0], tags)
     key, val = node["key"], node.get("val", "")
     if cmp in ("in", "nin"):
-        return ((tags[key] if key in tags else "") in node["vals"]) == (cmp == "in")
+        return (tags.get(key, "") in node["vals"]) == (cmp == "in")
     if cmp in ("ex", "nex"):
         return (key in tags) == (cmp == "ex")
     if key not in tags:
