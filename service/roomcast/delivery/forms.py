@@ -20,26 +20,21 @@ import orjson
 from roomcast.delivery.fossil import Search, delta
 from roomcast.delivery.tags_filters import TagsFilter
 from roomcast.frozen import frozen
-from roomcast.wire.commands import LINE_END
 from roomcast.wire.encoding import DATA_HEAD, Sent
 from roomcast.wire.publication import DATA_TEXT
 
 __all__ = [
     "FOSSIL",
-    "FRAME_BYTES_SOFT_MAX",
     "PLAIN",
     "Chain",
     "Form",
     "Link",
     "Payload",
     "form",
-    "joined",
     "whole",
     "whole_lines",
 ]
 
-# Lines are joined into frames of up to about this size. A longer line has a frame of its own.
-FRAME_BYTES_SOFT_MAX: Final = 64 * 1024
 
 # The name of the delta format in the protocol and in `allowed_delta_types`.
 FOSSIL: Final = "fossil"
@@ -99,28 +94,9 @@ def whole(sent: Sent, payload: Payload) -> bytes:
     return b'{"%b":%b%b' % (name.encode(), orjson.dumps(text.decode()), rest)
 
 
-def whole_lines(published: Iterable[Sent], payload: Payload) -> Iterable[bytes]:
+def whole_lines(published: Iterable[Sent], payload: Payload) -> list[bytes]:
     """The lines of `published`, each whole."""
-    if payload is Payload.VALUE:
-        # The form that most take: the line as it was made.
-        return [sent.line for sent in published]
     return [whole(sent, payload) for sent in published]
-
-
-def joined(pushes: Iterable[bytes]) -> list[bytes]:
-    """The pushes, joined into as few parts as FRAME_BYTES_SOFT_MAX allows, one for each frame."""
-    payloads: list[bytes] = []
-    batch: list[bytes] = []
-    size = 0
-    for line in pushes:
-        if batch and size + len(line) > FRAME_BYTES_SOFT_MAX:
-            payloads.append(LINE_END.join(batch))
-            batch, size = [], 0
-        batch.append(line)
-        size += len(line) + 1
-    if batch:
-        payloads.append(LINE_END.join(batch))
-    return payloads
 
 
 def _parts(sent: Sent) -> tuple[bytes, bytes]:

@@ -14,12 +14,10 @@ from typing import Final, Protocol
 from roomcast.concurrency import Budget
 from roomcast.delivery.batches import PUSHES_A_TURN, Batch, Batches, Member
 from roomcast.delivery.forms import (
-    FRAME_BYTES_SOFT_MAX,
     Chain,
     Form,
     Link,
     Payload,
-    joined,
     whole,
     whole_lines,
 )
@@ -29,11 +27,14 @@ from roomcast.delivery.sieve import CHANNEL_NODES_MAX, Sieve, Sieves
 from roomcast.delivery.tags_filters import TagsFilter, TagsFilters
 from roomcast.observe.counters import FanoutCounters
 from roomcast.wire.channels import Batching
+from roomcast.wire.commands import LINE_END
 from roomcast.wire.encoding import Sent, publication_push, publication_pushes, told_push
 from roomcast.wire.tags_filter import Filter
 
 __all__ = ["FRAME_BYTES_SOFT_MAX", "LOST_A_TURN", "SEARCHED_A_TURN", "Hub", "Subscriber"]
 
+# Lines are joined into frames of up to about this size. A longer line has a frame of its own.
+FRAME_BYTES_SOFT_MAX: Final = 64 * 1024
 # Bytes that are searched for differences in one turn of the event loop, in all channels: some 5 ms.
 # Further publications of the turn go out whole. To wait for another turn is no choice: between a
 # subscriber's reply and its first push nothing may be let through.
@@ -140,7 +141,7 @@ class Hub:
         self._losing: deque[tuple[str, deque[Subscriber]]] = deque()
         self._budget = Budget(LOST_A_TURN, self._tell_lost)
         self.filters = TagsFilters()
-        self.sieves = Sieves(self._send)
+        self.sieves = Sieves(self._send_pushes)
         # The number of subscriptions to all channels.
         self.subscriptions = 0
         self.counters = FanoutCounters()
@@ -333,16 +334,16 @@ class Hub:
             if not form.delta:
                 kind = (address, form.payload)
                 if kind not in payloads:
-                    lines = whole_lines(published, form.payload)
-                    payloads[kind] = joined(publication_pushes(address, lines))
+                    lines = _lines(published, form.payload)
+                    payloads[kind] = _payloads(publication_pushes(address, lines))
                 sinks: Collection[Sink] = group.members.values()
                 if late:
                     sinks = [sink for each, sink in group.members.items() if each not in late]
                     came = [each for each in group.members if each in late]
                     for first, some in _by_first(came, late):
-                        rest = whole_lines(published[first:], form.payload)
+                        rest = _lines(published[first:], form.payload)
                         pushes = publication_pushes(address, rest)
-                        self._send(some, framer, joined(pushes), len(pushes))
+                        self._send(some, framer, _payloads(pushes), len(pushes))
                 if sinks:
                     self._send(sinks, framer, payloads[kind], len(published))
             else:
@@ -381,9 +382,9 @@ class Hub:
             for first, some in _by_first(came, late):
                 begin = publication_push(address, whole(links[first].sent, payload))
                 rest = [begin, *lines[first + 1 :]]
-                self._send(some, framer, joined(rest), len(rest))
+                self._send(some, framer, _payloads(rest), len(rest))
         if others:
-            self._send(others, framer, joined(lines), len(links))
+            self._send(others, framer, _payloads(lines), len(links))
 
     def tell(self, channel: str, told: Collection[bytes]) -> int:
         """Send joins and leaves, in order, to the subscribers that take them.
@@ -402,7 +403,7 @@ class Hub:
             if takers:
                 address = room.number if form.numbered else channel
                 lines = [told_push(address, each) for each in told]
-                self._send(takers, framer, joined(lines), len(lines))
+                self._send(takers, framer, _payloads(lines), len(lines))
                 count += len(takers)
         return count if room.sieve is None else count + room.sieve.tell(told)
 
@@ -422,6 +423,11 @@ class Hub:
             counters.bytes += len(frame) * count
             for sink in sinks:
                 sink.send(frame)
+
+    def _send_pushes(
+        self, sinks: Collection[Sink], framer: Framer, pushes: Sequence[bytes]
+    ) -> None:
+        self._send(sinks, framer, _payloads(pushes), len(pushes))
 
     def lost(self, channel: str) -> None:
         """End every subscription of `channel`: it cannot be continued. Nothing of it goes out any
@@ -456,3 +462,26 @@ def _by_first(
     for each in members:
         by_first.setdefault(late.get(each, 0), []).append(each.sink)
     return by_first.items()
+
+
+def _lines(published: Iterable[Sent], payload: Payload) -> list[bytes]:
+    if payload is Payload.VALUE:
+        # The form that most take: the line as it was made.
+        return [sent.line for sent in published]
+    return whole_lines(published, payload)
+
+
+def _payloads(lines: Iterable[bytes]) -> list[bytes]:
+    """The lines, joined into as few parts as FRAME_BYTES_SOFT_MAX allows, one for each frame."""
+    payloads: list[bytes] = []
+    batch: list[bytes] = []
+    size = 0
+    for line in lines:
+        if batch and size + len(line) > FRAME_BYTES_SOFT_MAX:
+            payloads.append(LINE_END.join(batch))
+            batch, size = [], 0
+        batch.append(line)
+        size += len(line) + 1
+    if batch:
+        payloads.append(LINE_END.join(batch))
+    return payloads

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from roomcast.concurrency import Budget
 from roomcast.delivery.batches import Member
-from roomcast.delivery.forms import Form, Payload, joined, whole_lines
+from roomcast.delivery.forms import Form, Payload, whole_lines
 from roomcast.delivery.ports import Framer, Sink
 from roomcast.delivery.tags_filters import TagsFilter
 from roomcast.wire.encoding import DATA_HEAD, Sent, publication_pushes, tags_of, told_push
@@ -52,8 +52,8 @@ _OVERHEAD_BYTES: Final = 200
 
 _NOBODY: Final[Mapping[Member, int]] = {}
 
-# Sends frames of these payloads to all sinks: `pushes` to each.
-Send = Callable[[Collection[Sink], Framer, Sequence[bytes], int], None]
+# Sends these pushes to all sinks, in as few frames as may be.
+Send = Callable[[Collection[Sink], Framer, Sequence[bytes]], None]
 
 
 class Taker(Protocol):
@@ -266,7 +266,7 @@ class Sieve:
             if sinks:
                 address = self.number if form.numbered else self.channel
                 pushes = [told_push(address, each) for each in told]
-                self._sieves.send(sinks, framer, joined(pushes), len(pushes))
+                self._sieves.send(sinks, framer, pushes)
                 count += len(sinks)
         return count
 
@@ -293,7 +293,7 @@ class Sieve:
             pushes = [
                 push for at, push in enumerate(everything[address, payload]) if bits >> at & 1
             ]
-            self._sieves.send(sinks, framer, joined(pushes), len(pushes))
+            self._sieves.send(sinks, framer, pushes)
             writes += len(sinks)
         return 1 + writes * _TESTS_A_WRITE
 

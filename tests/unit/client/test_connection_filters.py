@@ -171,7 +171,7 @@ async def test_what_a_recovery_tests_is_bounded(
             assert result.get("recovered", False) is recovered, tf
         # All subscriptions of a connect together.
         await publish(served, "a", "b", "a", channel="other")
-        subs = {name: {"server_tags_filter": A} for name in ("other", "room")}
+        subs: dict[str, Any] = {name: {"server_tags_filter": A} for name in ("other", "room")}
         told = {name: {"recover": True, "epoch": since["epoch"]} for name in subs}
         other = await served.client(token=token())
         told["other"]["epoch"] = (await other.subscribe("other", positioned=True))["epoch"]
@@ -215,7 +215,7 @@ async def test_a_filter_of_a_token_that_is_none_lets_nobody_in(fleet: Fleet) -> 
         _, refused = await joined(served, token=sub_token(server_tags_filter={"key": "a"}))
         assert refused == 103
         client = served.open()
-        subs = {"room": {"server_tags_filter": []}}
+        subs: dict[str, Any] = {"room": {"server_tags_filter": []}}
         await client.say({"connect": {"token": token(subs=subs)}})
         assert client.socket.closed_with is Disconnect.INVALID_TOKEN
 

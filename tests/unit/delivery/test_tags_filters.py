@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from roomcast.delivery.tags_filters import TagsFilters
+from roomcast.delivery.tags_filters import TagsFilter, TagsFilters
 from roomcast.wire.tags_filter import filter_of
 from tests.unit.delivery.test_sieve import tagged
 
@@ -27,7 +27,7 @@ def test_equal_filters_are_one_and_go_with_the_last_who_has_them() -> None:
 
 def test_there_is_no_room_for_too_many() -> None:
     filters = TagsFilters(bytes_max=5_000)
-    held = []
+    held: list[TagsFilter] = []
     while filters.has_room:
         value = str(len(held))
         held.append(filters.shared(filter_of({"key": "kind", "cmp": "eq", "val": value})))

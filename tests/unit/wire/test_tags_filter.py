@@ -80,9 +80,9 @@ def naive(node: Node, tags: Mapping[str, str]) -> bool:
         return not naive(node["nodes"][0], tags)
     key, val = node["key"], node.get("val", "")
     if cmp in ("in", "nin"):
-        return (tags.get(key, "") in node["vals"]) == (cmp == "in")
+        return bool((tags.get(key, "") in node["vals"]) == (cmp == "in"))
     if cmp in ("ex", "nex"):
-        return (key in tags) == (cmp == "ex")
+        return bool((key in tags) == (cmp == "ex"))
     if key not in tags:
         return bool(cmp == "neq")
     tag = tags[key]
