@@ -87,13 +87,14 @@ def naive(node: Node, tags: Mapping[str, str]) -> bool:
         return bool(cmp == "neq")
     tag = tags[key]
     if cmp in TEXT_CMPS:
-        return {
+        texts: dict[str, bool] = {
             "eq": tag == val,
             "neq": tag != val,
             "sw": tag[: len(val)] == val,
             "ew": tag[-len(val) :] == val,
             "ct": tag.find(val) >= 0,
-        }[str(cmp)]
+        }
+        return texts[str(cmp)]
     if not all(re.fullmatch(r"[-+]?\d+(\.\d+)?", each) for each in (tag, val)):
         return False
     one, other = Fraction(tag), Fraction(val)
