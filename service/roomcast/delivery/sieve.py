@@ -43,7 +43,7 @@ _TESTS_A_STEP: Final = 2_000
 _TESTS_A_WRITE: Final = 15
 # Bytes around a publication's data, its tags among them, that count as one more test by each node:
 # a text may be searched in them.
-_TESTED_BYTES: Final = 4_096
+_TESTED_BYTES: Final = 512
 # Bytes of publications that wait in all channels. Beyond it, the oldest are tested at once, however
 # long the turn is then: whoever publishes so much has to wait, as the whole node does.
 WAITING_BYTES_MAX: Final = 16 * 1024 * 1024

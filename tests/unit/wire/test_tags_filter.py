@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomcast.wire.tags_filter import (
+    CONTAINS_NODES,
     DEPTH_MAX,
     NODES_MAX,
     TEXT_BYTES_MAX,
@@ -120,7 +121,8 @@ def test_equal_filters_are_equal_and_their_size_is_known(node: Node) -> None:
     assert hash(tree) == hash(again)
 
     def count(each: Node) -> int:
-        return 1 + sum(map(count, each.get("nodes", [])))
+        own = CONTAINS_NODES if each.get("cmp") == "ct" else 1
+        return own + sum(map(count, each.get("nodes", [])))
 
     assert size_of(tree)[0] == count(node)
 
@@ -196,13 +198,14 @@ def deep(depth: int) -> Node:
 
 
 def test_a_filter_is_bounded() -> None:
-    leaf = {"key": "a", "cmp": "ex"}
+    leaf, contains = {"key": "a", "cmp": "ex"}, {"key": "a", "cmp": "ct", "val": "x"}
     assert size_of(filter_of({"op": "or", "nodes": [leaf] * (NODES_MAX - 1)}))[0] == NODES_MAX
     assert predicate(filter_of(deep(DEPTH_MAX)))({"a": ""}) is (DEPTH_MAX % 2 == 1)
     longest = {"key": "a", "cmp": "eq", "val": "é" * ((TEXT_BYTES_MAX - 4) // 2)}
     assert size_of(filter_of(longest))[1] <= TEXT_BYTES_MAX
     for node in (
         {"op": "or", "nodes": [leaf] * NODES_MAX},
+        {"op": "or", "nodes": [contains] * (NODES_MAX // CONTAINS_NODES)},
         deep(DEPTH_MAX + 1),
         deep(900),
         longest | {"val": longest["val"] + "é" * 4},
