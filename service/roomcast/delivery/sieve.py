@@ -74,15 +74,11 @@ class Taker(Protocol):
 class _Told:
     """Joins and leaves that go out behind what came before them."""
 
-    __slots__ = ("serial", "told")
+    __slots__ = ("serial", "told", "weight")
 
     def __init__(self, serial: int, told: Collection[bytes]) -> None:
         self.serial, self.told = serial, told
-
-    @property
-    def weight(self) -> int:
-        """Bytes that count. What is told is little, and bounded where it waits before."""
-        return 0
+        self.weight = sum(map(len, told))
 
 
 class _Delivery:
