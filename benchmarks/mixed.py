@@ -30,6 +30,7 @@ from typing import Any, Final
 from benchmarks.figures import Figure
 from benchmarks.http_api import Caller
 from benchmarks.rig import (
+    NO_PING_S,
     PATH,
     Process,
     carry_out_lines,
@@ -44,7 +45,7 @@ from benchmarks.serving import WAYS as AWS_WAYS
 from benchmarks.serving import Measured, kept, node
 from roomcast.wire.protobuf_schema import message_class
 
-__all__ = ["CHANNELS", "FORMS", "figures", "measure", "measured"]
+__all__ = ["CHANNELS", "FORMS", "Costs", "figures", "filtered", "measure", "measured", "serve"]
 
 ROUNDS: Final = 9
 ROUNDS_MAX: Final = 50
@@ -54,6 +55,8 @@ PAD: Final = "x" * 150
 # The ratio that is aimed at.
 MIXED_MAX: Final = 1.3
 FORMS: Final = ("plain", "protobuf", "numbers", "differences")
+# A form that is the JSON of a filter.
+_FILTER: Final = "filter "
 # The forms of each channel's subscribers.
 CHANNELS: Final[Mapping[str, Sequence[str]]] = {
     "plain": ("plain",),
@@ -64,6 +67,8 @@ _OPTIONS: Final = """allow_channel_compaction = true
 allowed_delta_types = ["fossil"]
 delta_publish = true
 """
+# No answer to a ping comes, and nobody is closed for that while this lasts.
+_CLIENT: Final = f"ping_interval_s = {NO_PING_S}"
 _ANSWER_S: Final = 30.0
 _START_S: Final = 120
 _ROUND_S: Final = 30
@@ -186,16 +191,28 @@ def _commands(channel: str, form: str) -> tuple[int, bytes]:
             message = command.SerializeToString()
             encoded += bytes([len(message)]) + message
         return 0x2, encoded
-    more: dict[str, dict[str, Any]] = {
+    commands = (
+        {"id": 1, "connect": {}},
+        {"id": 2, "subscribe": {"channel": channel, **_asked(form)}},
+    )
+    return 0x1, "\n".join(json.dumps(command) for command in commands).encode()
+
+
+def filtered(node: Mapping[str, Any]) -> str:
+    """The form of plain subscribers with this filter."""
+    return _FILTER + json.dumps(node)
+
+
+def _asked(form: str) -> Mapping[str, Any]:
+    """What a subscriber asks for, in JSON."""
+    if form.startswith(_FILTER):
+        return {"tf": json.loads(form.removeprefix(_FILTER))}
+    more: Mapping[str, Mapping[str, Any]] = {
         "plain": {},
         "numbers": {"flag": 1},
         "differences": {"delta": "fossil"},
     }
-    commands = (
-        {"id": 1, "connect": {}},
-        {"id": 2, "subscribe": {"channel": channel, **more[form]}},
-    )
-    return 0x1, "\n".join(json.dumps(command) for command in commands).encode()
+    return more[form]
 
 
 # ---- a round
@@ -203,49 +220,67 @@ def _commands(channel: str, form: str) -> tuple[int, bytes]:
 Costs = dict[str, list[float]]
 
 
-async def publish(port: int, channel: str, count: int) -> None:
+async def publish(port: int, channel: str, count: int, tags: Mapping[str, str]) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         caller = Caller(reader, writer)
         for number in range(count):
             data = {"text": PAD, "number": number}
-            await caller.ask("publish", {"channel": channel, "data": data})
+            await caller.ask("publish", {"channel": channel, "data": data, "tags": tags})
     finally:
         writer.close()
 
 
-def publication_us(its: Measured, clients: Process, channel: str, subscribers: int) -> float:
-    """CPU µs of the node for one publication in `channel`."""
-    count = subscribers if CHANNELS[channel] else 0
+def publication_us(
+    its: Measured, clients: Process, channel: str, count: int, tags: Mapping[str, str]
+) -> float:
+    """CPU µs of the node for one publication in `channel`, which has `count` subscribers."""
     before_s = its.cpu_s()
     if count:
         clients.begin("read", frames=PUBLICATIONS * count)
-    asyncio.run(publish(its.port, channel, PUBLICATIONS))
+    asyncio.run(publish(its.port, channel, PUBLICATIONS, tags))
     if count and (missing := clients.answer()["missing"]):
         raise SystemExit(f"{missing} frames did not come")
     return (its.cpu_s() - before_s) / PUBLICATIONS * 1e6
 
 
-def measured(rounds: int, subscribers: int = SUBSCRIBERS) -> Costs:
-    """CPU µs of a delivery by channel, round by round."""
+def measured(
+    rounds: int,
+    subscribers: int = SUBSCRIBERS,
+    *,
+    module: str = "benchmarks.mixed",
+    channels: Mapping[str, Sequence[str]] = CHANNELS,
+    options: str = _OPTIONS,
+    tags: Mapping[str, str] | None = None,
+) -> Costs:
+    """CPU µs of a delivery by channel, round by round.
+
+    `module`: whose `main` calls `serve`. `channels`: the forms of each channel's subscribers, of
+    whom one has none. `options`: of all channels. `tags`: of each publication.
+    """
     make_room()
-    costs: Costs = {channel: [] for channel, forms in CHANNELS.items() if forms}
+    costs: Costs = {channel: [] for channel, forms in channels.items() if forms}
     with ExitStack() as stack:
         cloud = stack.enter_context(kept())
-        its = stack.enter_context(node(cloud, AWS_WAYS["lean"], channel=_OPTIONS))
-        clients = Process("benchmarks.mixed", "clients", its.port)
+        its = stack.enter_context(node(cloud, AWS_WAYS["lean"], client=_CLIENT, channel=options))
+        clients = Process(module, "clients", its.port)
         stack.callback(clients.end)
         for channel in costs:
-            clients.ask("come", channel=channel, forms=CHANNELS[channel], count=subscribers)
+            clients.ask("come", channel=channel, forms=channels[channel], count=subscribers)
         for number in range(-1, rounds):
-            turn = list(CHANNELS)[:: -1 if number % 2 else 1]
-            us = {each: publication_us(its, clients, each, subscribers) for each in turn}
+            turn = list(channels)[:: -1 if number % 2 else 1]
+            us = {
+                each: publication_us(
+                    its, clients, each, subscribers if channels[each] else 0, tags or {}
+                )
+                for each in turn
+            }
             if number < 0:
                 # The first publications look for the end of the log.
                 continue
             for channel, cost in costs.items():
                 cost.append((us[channel] - us["nobody"]) / subscribers)
-            sys.stderr.write(f"mixed: round {number + 1} of {rounds}\n")
+            sys.stderr.write(f"{module}: round {number + 1} of {rounds}\n")
     return costs
 
 
@@ -272,7 +307,7 @@ def measure(short: bool) -> list[Figure]:
 def main(arguments: Sequence[str]) -> int:
     """Prints µs, which depend on this machine, and their ratio, which depends on it less."""
     if arguments[:1] == ["clients"]:
-        _serve(int(arguments[1]))
+        serve(int(arguments[1]))
         return 0
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mixed", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON, not a table")
@@ -290,8 +325,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _serve(port: int) -> None:
-    """Carries out the lines of standard input until they end."""
+def serve(port: int) -> None:
+    """The subscribers' process. Carries out the lines of standard input until they end."""
     widen(1)
     carry_out_lines(Subscribers(port))
 

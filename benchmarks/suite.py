@@ -47,6 +47,7 @@ MEMBERS: Final = (
     Member("c_floor", "Fan-out, and a loop of send in C"),
     Member("fanout", "Fan-out, and other ways to the same sockets"),
     Member("mixed", "Fan-out to subscribers of different kinds"),
+    Member("filters", "Fan-out to subscribers with filters"),
     Member("transports", "Streams over HTTP, and WebSockets"),
     Member("batching", "Fan-out of what is collected, or compressed"),
     Member("peer_fanout", "Fan-out, and peers"),

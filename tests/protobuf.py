@@ -94,6 +94,8 @@ def _said(message: Message, schema: Mapping[str, Field]) -> dict[str, Any]:
                 said[field.name] = [_said(each, SCHEMA[field.of]) for each in value]
             case FieldShape.MAP:
                 said[field.name] = {key: _said(value[key], SCHEMA[field.of]) for key in value}
+            case FieldShape.SCALARS:
+                said[field.name] = list(value)
             case FieldShape.TEXTS:
                 said[field.name] = dict(value)
             case FieldShape.SCALAR:
@@ -115,6 +117,11 @@ def _say(message: Message, fields: Mapping[str, Any], schema: Mapping[str, Field
         if field.shape is FieldShape.MESSAGE:
             getattr(message, name).SetInParent()
             _say(getattr(message, name), value, SCHEMA[field.of])
+        elif field.shape is FieldShape.SCALARS:
+            getattr(message, name).extend(value)
+        elif field.shape is FieldShape.LIST:
+            for each in value:
+                _say(getattr(message, name).add(), each, SCHEMA[field.of])
         elif field.shape is FieldShape.MAP:
             for key, each in value.items():
                 _say(getattr(message, name)[key], each, SCHEMA[field.of])

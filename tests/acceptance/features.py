@@ -224,10 +224,10 @@ SECTIONS: Final = (
                 ["test_fast::test_of_a_feed_the_newest_comes"],
             ),
             Feature(
-                "tag filters (`tagsFilter`)",
-                without=_no(CLIENTS, "ignored: every publication is sent"),
-                without_by=["test_not_there::test_filters_are_passed_over"],
+                "tag filters (`tagsFilter`), with every comparison",
+                ["test_filters::test_every_comparison"],
             ),
+            Feature("tag filters and recovery", ["test_filters::test_what_passes_is_recovered"]),
             Feature(
                 "map and shared poll subscriptions",
                 without=_nowhere("error 108: experiments upstream"),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import centrifuge
-from centrifuge.filter import Filter
+from centrifuge.filter import FilterNode
 
 from tests.requirements import JS_DIRECTORY
 
@@ -135,8 +135,8 @@ class Peer(ABC):
 
     async def subscribe(self, channel: str, **options: Any) -> Event:
         """`options`: token, fresh_tokens, delta; since, which the SDK for Python asks the
-        application for; `asks`, of positioned, recoverable and join_leave; `only_tagged`, the key
-        and the value of a tag.
+        application for; `asks`, of positioned, recoverable and join_leave; `filter`, a FilterNode
+        of the protocol.
         """
         await self.call("subscribe", channel=channel, **options)
         return await self.event("subscribed", channel=channel)
@@ -370,7 +370,7 @@ class PyPeer(Peer):
         delta: str | None = None,
         since: Position | None = None,
         asks: Sequence[str] = (),
-        only_tagged: tuple[str, str] | None = None,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002  # the tests say it by name
     ) -> None:
         async def stood_at(_: str) -> Any:
             return centrifuge.StreamPosition(**(since or {}))
@@ -384,7 +384,7 @@ class PyPeer(Peer):
                 get_token=self._giving(fresh_tokens, "sub_token", channel=channel),
                 delta=centrifuge.DeltaType(delta) if delta else None,
                 get_state=stood_at if since else None,
-                tags_filter=Filter.eq(*only_tagged) if only_tagged else None,
+                tags_filter=FilterNode(dict(filter)) if filter else None,
                 **dict.fromkeys(asks, True),
             )
         await subscription.subscribe()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.acceptance.conftest import OpenPeer
 from tests.acceptance.link import Link
-from tests.acceptance.peers import CLIENTS, PROTOBUF, SDKS
+from tests.acceptance.peers import PROTOBUF, SDKS
 from tests.acceptance.roomcast import Dev
 
 PYTHON = pytest.mark.parametrize("sdk", ["py", f"py{PROTOBUF}"])
@@ -24,18 +24,6 @@ def back_end(dev: Dev) -> Iterator[cent.Client]:
     client = cent.Client(f"{dev.urls[0]}/api", "any key: the server is insecure")
     yield client
     client._session.close()
-
-
-@pytest.mark.parametrize("sdk", CLIENTS)
-async def test_filters_are_passed_over(
-    dev: Dev, peer: OpenPeer, back_end: cent.Client, channel: str, sdk: str
-) -> None:
-    ann = await peer(sdk, dev.ws_urls[0])
-    await ann.subscribe(channel, only_tagged=("side", "home"))
-    for side in ("home", "guest"):
-        back_end.publish(cent.PublishRequest(channel=channel, data=side, tags={"side": side}))
-    for side in ("home", "guest"):
-        await ann.event("publication", channel=channel, data=side)
 
 
 @pytest.mark.parametrize("sdk", ["js", f"js{PROTOBUF}"])

@@ -215,6 +215,12 @@ def _fill(draw: st.DrawFn, message: Message, field: FieldDescriptor) -> None:
         of = field.message_type.fields_by_name["value"].message_type.name
         for key in draw(st.lists(texts, max_size=2)):
             getattr(message, field.name)[key].CopyFrom(draw(filled(of)))
+    elif hasattr(many := getattr(message, field.name), "extend"):
+        # The nodes of a filter, or its values.
+        if field.message_type is None:
+            many.extend(draw(st.lists(texts, max_size=3)))
+        else:
+            many.extend(draw(st.lists(filled(field.message_type.name), max_size=2)))
     elif field.message_type is not None:
         getattr(message, field.name).CopyFrom(draw(filled(field.message_type.name)))
     elif kind == FieldDescriptor.TYPE_BOOL:

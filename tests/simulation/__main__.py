@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument(
         "--batched", action="store_true", help="publications are collected before they go out"
     )
+    parser.add_argument("--filtered", action="store_true", help="with clients that have filters")
     parser.add_argument("--log", action="store_true", help="show what the nodes log")
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(20))
@@ -34,6 +35,7 @@ def main() -> int:
             sharded=arguments.sharded,
             batched=arguments.batched,
             express=arguments.express,
+            filtered=arguments.filtered,
         )
     lines = [
         *outcome.trace,

@@ -20,7 +20,7 @@ from tests.simulation.reasons import Position, Reason, Terms, Truth, why_lost, w
 # as long as two appends in a row are tried, and their last calls take.
 TROUBLE_S = 180.0
 
-__all__ = ["PADDING", "Checker", "Kind", "View", "Violation"]
+__all__ = ["PADDING", "Checker", "Kind", "View", "Violation", "contents"]
 
 # Makes a publication larger without another content.
 PADDING = "."
@@ -46,6 +46,8 @@ class Kind(StrEnum):
     SKIPPED = "I3 skipped"
     # A client was shown an offset that it had seen.
     REPEATED = "I3 repeated"
+    # A client was shown what its filter does not let through.
+    UNWANTED = "I3 unwanted"
     # A client was shown what is not in the log there.
     CONTENT = "I3 content"
     # A reply without a position, with publications that nobody asked for,
@@ -102,6 +104,7 @@ class View:
     """One client's subscription to one channel, as it stands. `position` survives reconnects.
 
     `made_up`: the position that the client claimed last though it never was there.
+    `kinds`: those of the publications that its filter lets through; None = it has none.
     """
 
     client: str
@@ -109,6 +112,7 @@ class View:
     subscribed: bool = False
     position: Position | None = None
     made_up: Position | None = None
+    kinds: frozenset[str] | None = None
 
 
 @dataclass(slots=True)
@@ -119,12 +123,14 @@ class Checker:
     `is_committed` whether something is or was in it at a place,
     `troubled_s` when a call last failed or was slow.
     `newest_only`: of publications that were collected only the newest goes out.
+    `kind_of`: the kind of a content, by which clients filter.
     """
 
     truth: Callable[[str], Truth]
     is_committed: Callable[[Place], bool]
     troubled_s: Callable[[], float]
     newest_only: bool = False
+    kind_of: Callable[[str], str] = str
     violations: list[Violation] = field(default_factory=list)
     attempted: dict[str, str] = field(default_factory=dict)
     acknowledged: dict[str, float] = field(default_factory=dict)
@@ -140,6 +146,8 @@ class Checker:
     shown: dict[Place, str] = field(default_factory=dict)
     # Clients that were told that they cannot go on, by the reason.
     told: Counter[Reason] = field(default_factory=Counter)
+    # The offsets that clients with filters were not shown, behind the first and before the last.
+    passed_over: list[tuple[View, str, int, int]] = field(default_factory=list)
     recovered: int = 0
     delivered: int = 0
 
@@ -201,11 +209,18 @@ class Checker:
             view.position = (epoch, offset)
             return
         self.recovered += 1
-        if (epoch, offset) != since:
+        # Who gets nothing of what it missed is told where that ends.
+        is_told_top = view.kinds is not None and not publications
+        if (epoch, offset) != since and not (is_told_top and (epoch, offset) > since):
             self.fail(
                 Kind.REPLY, f"{view.client}: recovered from {(epoch, offset)} instead of {since}"
             )
-        self._within_bounds(view, since, since[1] + len(publications), terms)
+        if view.kinds is None:
+            self._within_bounds(view, since, since[1] + len(publications), terms)
+        elif is_told_top:
+            self._within_bounds(view, since, offset, terms)
+            self._passed_over(view, epoch, since[1], offset + 1)
+            since = (since[0], offset)
         view.position = since
         for publication in publications:
             self.push(view, publication)
@@ -270,6 +285,8 @@ class Checker:
                 Kind.REPEATED,
                 f"{view.client}: {view.channel} {epoch} was at {top} and got {offset}",
             )
+        elif view.kinds is not None:
+            self._passed_over(view, epoch, top, offset)
         elif offset > top + 1 and not self.newest_only:
             self.fail(
                 Kind.SKIPPED, f"{view.client}: {view.channel} {epoch} went from {top} to {offset}"
@@ -279,8 +296,18 @@ class Checker:
             self.fail(
                 Kind.CONTENT, f"{view.client}: {view.channel} {epoch} {offset} is not in the log"
             )
-        self._show(view.channel, epoch, offset, _content(publication), view.client)
+        content = _content(publication)
+        self._show(view.channel, epoch, offset, content, view.client)
+        if view.kinds is not None and self.kind_of(content) not in view.kinds:
+            self.fail(
+                Kind.UNWANTED,
+                f"{view.client} wants {sorted(view.kinds)} of {view.channel} and got {content}",
+            )
         self.delivered += 1
+
+    def _passed_over(self, view: View, epoch: str, first: int, last: int) -> None:
+        if last > first + 1 and not self.newest_only:
+            self.passed_over.append((view, epoch, first, last))
 
     def history(
         self, client: str, channel: str, result: dict[str, object], hidden: Position | None
@@ -318,7 +345,7 @@ class Checker:
         # When each content was first written: a number that grows along the log.
         written: dict[str, int] = {}
         for item in self._following(stream, heads):
-            for index, content in enumerate(_contents(item)):
+            for index, content in enumerate(contents(item)):
                 place = (item.channel, item.epoch, item.offset + index)
                 if place in bound:
                     self.fail(Kind.REUSED, f"{place} bound to {bound[place]} and to {content}")
@@ -342,6 +369,15 @@ class Checker:
                 self.fail(
                     Kind.CONTENT, f"{place} was shown as {content}; the log has {bound.get(place)}"
                 )
+        for view, epoch, first, last in self.passed_over:
+            for offset in range(first + 1, last):
+                found = bound.get((view.channel, epoch, offset))
+                if found is not None and self.kind_of(found) in (view.kinds or ()):
+                    self.fail(
+                        Kind.SKIPPED,
+                        f"{view.client}: {view.channel} {epoch} went from {first} to {last}, and "
+                        f"{offset} passes",
+                    )
         self._check_order(written)
 
     def _following(self, stream: Iterable[LogItem], heads: Iterable[Head]) -> Iterable[LogItem]:
@@ -374,8 +410,8 @@ class Checker:
                     )
 
 
-def _contents(item: LogItem) -> list[str]:
-    """None of an item that is broken."""
+def contents(item: LogItem) -> list[str]:
+    """What the publications of `item` hold; nothing of an item that is broken."""
     try:
         return [_content(stored) for stored in orjson.loads(item.pubs)]
     except ValueError:

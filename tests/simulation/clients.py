@@ -17,6 +17,7 @@ from roomcast.delivery.ports import Framer
 from roomcast.log.idempotency import RETRY_WITHIN_MS
 from roomcast.wire.codes import Closing, Disconnect
 from tests.simulation.checker import PADDING, Checker, Kind, View
+from tests.simulation.filters import Wanted, filter_of
 
 if TYPE_CHECKING:
     from tests.simulation.nodes import SimulatedNode
@@ -83,9 +84,11 @@ class SimulatedClient:
         checker: Checker,
         random: Random,
         pick: Callable[[], SimulatedNode | None],
+        wanted: Callable[[], Wanted] = lambda: None,
     ) -> None:
+        """`wanted`: what it wants of the next channel."""
         self.name = name
-        self.views = {channel: View(name, channel) for channel in channels}
+        self.views = {channel: View(name, channel, kinds=wanted()) for channel in channels}
         self._checker = checker
         self._random = random
         self._pick = pick
@@ -288,6 +291,8 @@ class SimulatedClient:
     def _subscribe_line(self, view: View) -> bytes:
         since = view.position
         params: dict[str, Any] = {"channel": view.channel}
+        if view.kinds is not None:
+            params["tf"] = filter_of(view.kinds)
         if since is not None:
             params |= {"recover": True, "epoch": since[0], "offset": since[1]}
 

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 from unittest.mock import patch
 
+import roomcast.client.subscribe as subscribe_module
 import roomcast.delivery.dispatcher as dispatcher_module
 import roomcast.delivery.envelope as envelope_module
 import roomcast.delivery.intake as intake_module
@@ -43,6 +44,7 @@ from roomcast.delivery.recovery import Answer, LogNeeded, Ring, Unrecovered, Win
 from roomcast.delivery.resequencer import Next, Resequencer
 from roomcast.delivery.shard_keeper import ShardKeeper
 from roomcast.delivery.shard_rules import ShardPlan
+from roomcast.delivery.sieve import Sieve
 from roomcast.delivery.signals import Heard
 from roomcast.fleet.emulation import Emulation, Sessions
 from roomcast.fleet.emulation_signals import Answer as Told
@@ -81,7 +83,7 @@ class Mutation:
 
     `breaks`, `text`: the kind of violation that must be seen, and what it must say.
     `alone`: the run that shows it shows nothing else. `seeds` bounds how many runs may be needed.
-    `sharded`, `batched`, `express`: of which runs they are.
+    `sharded`, `batched`, `express`, `filtered`: of which runs they are.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Mutation:
     sharded: bool = False
     batched: bool = False
     express: bool = False
+    filtered: bool = False
 
     def is_seen(self, violations: Sequence[Violation]) -> bool:
         """Whether these are what it must lead to."""
@@ -1126,6 +1129,29 @@ def several_under_way() -> Iterator[None]:
         yield
 
 
+# ---- filters
+
+
+@contextmanager
+def recoveries_not_filtered() -> Iterator[None]:
+    """What was missed comes whether it passes or not."""
+    with patch.object(subscribe_module, "_passing", lambda start, _: start):
+        yield
+
+
+@contextmanager
+def tests_dropped() -> Iterator[None]:
+    """What a turn has no room for is forgotten."""
+    publish = Sieve.publish
+
+    def published(self: Sieve, *arguments: Any) -> None:
+        publish(self, *arguments)
+        self.drop()
+
+    with patch.object(Sieve, "publish", published):
+        yield
+
+
 MUTATIONS = (
     Mutation("no hold", Kind.SKIPPED, no_hold),
     Mutation("repeats not dropped", Kind.REPEATED, no_repeats_dropped),
@@ -1233,6 +1259,8 @@ MUTATIONS = (
     ),
     Mutation("a batch goes to who came later as well", Kind.REPEATED, batch_for_late, batched=True),
     Mutation("a batch is dropped", Kind.SKIPPED, batch_dropped, batched=True),
+    Mutation("recoveries are not filtered", Kind.UNWANTED, recoveries_not_filtered, filtered=True),
+    Mutation("tests of a full turn are dropped", Kind.SKIPPED, tests_dropped, filtered=True),
     Mutation("a repeat is carried out", Kind.ORDERS, repeats_carried_out, text="twice"),
     Mutation(
         "a repeated command is taken", Kind.COMMANDS, repeated_commands_taken, text="taken at"

@@ -20,6 +20,7 @@ from roomcast.delivery.canary_rules import Hearing
 from roomcast.delivery.shards import shard_of
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.fleet.lease_record import Lease
+from roomcast.hooks.calls import Hooks
 from roomcast.log.lane import LANE_BYTES_MAX
 from roomcast.node.assembly import Assembly, Ports, assemble, build_core
 from roomcast.ports import PortError
@@ -136,6 +137,7 @@ class SimulatedNode:
         shards: int = 1,
         batches: Mapping[str, int] = MappingProxyType({}),
         express: Express | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         self.fate = Fate(woken=self._woken)
         self.name = name
@@ -166,6 +168,7 @@ class SimulatedNode:
                 random=random.random,
             ),
             node_id=name,
+            hooks=hooks or Hooks(),
         )
         self.lease = LeaseKeeper(
             leases,
@@ -356,6 +359,7 @@ def _plain_config(random: Random, pace: Pace, shards: int, batches: Mapping[str,
                 history_size=random.choice((1000, 1000, 1000, 8)),
                 history_ttl_s=random.choice((60, 3600, 3 * 86_400)),
                 force_recovery=True,
+                allow_tags_filter=True,
                 **batches,  # type: ignore[arg-type]  # they are options
             )
         ),

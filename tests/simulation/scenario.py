@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
+from roomcast.concurrency import Budget
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
 from roomcast.delivery.shard_rules import IDLE_S
 from roomcast.log.item import LogItem
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS
 from roomcast.wire.publication import StreamPosition
-from tests.simulation import clockwork
-from tests.simulation.checker import Checker, Kind, Violation
+from tests.simulation import clockwork, filters
+from tests.simulation.checker import Checker, Kind, View, Violation, contents
 from tests.simulation.clients import SimulatedClient
 from tests.simulation.contest import Contest
 from tests.simulation.ears import Ears, Wound, wound
@@ -69,6 +70,8 @@ EXPRESS_PER_S = (1.0, 30.0, 1000.0)
 # How publications are collected before they go out.
 BATCH_SIZES = (0, 2, 10)
 BATCH_DELAYS_MS = (1, 20, 300, 5000)
+# Tests of filters in one turn of a node.
+TESTS_A_TURN = (1, 5, 20_000)
 # How long no hint arrives when what is written cannot be read either.
 SILENT_S = 6.0
 
@@ -99,12 +102,18 @@ class Scenario:
     """Everything that happens in one run is drawn from the seed.
 
     `sharded`: with topic shards. `batched`: publications are collected before they go out.
-    `express`: with channels whose publications go out as express hints. The other runs stay what
-    they are without these.
+    `express`: with channels whose publications go out as express hints. `filtered`: with clients
+    that have filters. The other runs stay what they are without these.
     """
 
     def __init__(
-        self, seed: int, *, sharded: bool = False, batched: bool = False, express: bool = False
+        self,
+        seed: int,
+        *,
+        sharded: bool = False,
+        batched: bool = False,
+        express: bool = False,
+        filtered: bool = False,
     ) -> None:
         self.seed = seed
         self.sharded = sharded
@@ -120,6 +129,8 @@ class Scenario:
         self.checker = Checker(
             self.world.truth, self.world.committed.__contains__, self._troubled_s
         )
+        self.filters = Random(f"filters {seed}") if filtered else None
+        self.checker.kind_of = filters.kind_of
         self.batches = _batches(Random(f"batches {seed}")) if batched else {}
         self.checker.newest_only = bool(self.batches.get("batch_flush_latest"))
         self.nodes: list[SimulatedNode] = []
@@ -162,7 +173,12 @@ class Scenario:
             await Contest(self.world, random, self.checker).run()
         for number in range(random.randint(2, 4)):
             client = SimulatedClient(
-                f"client-{number}", self.channels, self.checker, random, self._pick_node
+                f"client-{number}",
+                self.channels,
+                self.checker,
+                random,
+                self._pick_node,
+                self._wanted,
             )
             client.refreshed = self.mail.refreshed
             self.clients.append(client)
@@ -338,7 +354,7 @@ class Scenario:
                     f"{client.name}: {content} is not acknowledged for {SETTLE_S:.0f} s",
                 )
             for view in client.views.values():
-                if not view.subscribed or view.position != tops[view.channel]:
+                if not view.subscribed or not self._stands(view, [tops[view.channel]]):
                     self.checker.fail(
                         Kind.STUCK,
                         f"{client.name}: {view.channel} at {view.position} for {SETTLE_S:.0f} s "
@@ -358,10 +374,34 @@ class Scenario:
 
     def _all_stand(self, where: Mapping[str, Collection[Position]]) -> bool:
         return not any(client.unanswered for client in self.clients) and all(
-            view.subscribed and view.position in where[view.channel]
+            view.subscribed and self._stands(view, where[view.channel])
             for client in self.clients
             for view in client.views.values()
         )
+
+    def _stands(self, view: View, where: Collection[Position]) -> bool:
+        """Whether it is at one of these positions, or all that lies before it does not pass."""
+        if view.position in where:
+            return True
+        if view.kinds is None or view.position is None:
+            return False
+        epoch, offset = view.position
+        passing = [
+            item.offset + index
+            for item in self.world.stream
+            if (item.channel, item.epoch) == (view.channel, epoch)
+            for index, content in enumerate(contents(item))
+            if filters.kind_of(content) in view.kinds
+        ]
+        return any(
+            end[0] == epoch
+            and offset <= end[1]
+            and not any(offset < each <= end[1] for each in passing)
+            for end in where
+        )
+
+    def _wanted(self) -> filters.Wanted:
+        return None if self.filters is None else filters.wanted(self.filters)
 
     def _tops(self) -> dict[str, Position]:
         return {channel: self.world.end(channel) for channel in self.channels}
@@ -508,7 +548,12 @@ class Scenario:
             self.shards,
             self.batches,
             self._express(),
+            None if self.filters is None else filters.hooks(),
         )
+        if self.filters is not None:
+            # Of few tests a turn, most wait.
+            sieves = node.assembly.hub.sieves
+            sieves._budget = Budget(self.filters.choice(TESTS_A_TURN), sieves.go)
         self.nodes.append(node)
 
     def _express(self) -> Express | None:
@@ -551,9 +596,10 @@ def simulate(
     sharded: bool = False,
     batched: bool = False,
     express: bool = False,
+    filtered: bool = False,
 ) -> Outcome:
     """Run the scenario of `seed`. `log`: show what the nodes log. The others: as of a Scenario."""
-    scenario = Scenario(seed, sharded=sharded, batched=batched, express=express)
+    scenario = Scenario(seed, sharded=sharded, batched=batched, express=express, filtered=filtered)
     perform(scenario, log=log)
     return scenario.outcome()
 

@@ -43,16 +43,28 @@ QUICK = {
     "an express hint is not held",
     "a batch goes to who came later as well",
     "a batch is dropped",
+    "recoveries are not filtered",
+    "tests of a full turn are dropped",
     "a repeat is carried out",
     "a repeated command is taken",
 }
 # With express hints, one run of so many has topic shards as well, and one of so many batches.
 SHARDED_EVERY, BATCHED_EVERY = 4, 3
+# With filters half as many: below them the runs are what they are without.
+FILTERED_SEEDS = SEEDS // 2
 
 
 def simulate_some(first: int, *, sharded: bool = False, batched: bool = False) -> list[Outcome]:
     last = min(first + SEEDS_A_JOB, SEEDS)
     return [simulate(seed, sharded=sharded, batched=batched) for seed in range(first, last)]
+
+
+def simulate_filtered(first: int) -> list[Outcome]:
+    last = min(first + SEEDS_A_JOB, FILTERED_SEEDS)
+    return [
+        simulate(seed, batched=seed % BATCHED_EVERY == 0, filtered=True)
+        for seed in range(first, last)
+    ]
 
 
 def simulate_express(first: int) -> list[Outcome]:
@@ -78,6 +90,7 @@ def first_caught(number: int) -> int | None:
                 sharded=mutation.sharded,
                 batched=mutation.batched,
                 express=mutation.express,
+                filtered=mutation.filtered,
             )
         if mutation.is_seen(outcome.violations):
             return seed
@@ -163,6 +176,21 @@ def test_the_invariants_hold_with_topic_shards(pool: ProcessPoolExecutor) -> Non
 @pytest.mark.timeout(600)
 def test_the_invariants_hold_with_batches(pool: ProcessPoolExecutor) -> None:
     hold_all(pool, batched=True)
+
+
+@pytest.mark.timeout(600)
+def test_the_invariants_hold_with_filters(pool: ProcessPoolExecutor) -> None:
+    some = pool.map(simulate_filtered, range(0, FILTERED_SEEDS, SEEDS_A_JOB))
+    outcomes = [outcome for each in some for outcome in each]
+    message = "\n".join(
+        f"seed {outcome.seed}: {outcome.violations[0]} (again: python -m tests.simulation "
+        f"{outcome.seed} --filtered{' --batched' * (outcome.seed % BATCHED_EVERY == 0)})"
+        for outcome in outcomes
+        if outcome.violations
+    )
+    assert not message, message
+    assert sum(outcome.delivered for outcome in outcomes) > 10 * FILTERED_SEEDS
+    assert sum(outcome.recovered for outcome in outcomes) > FILTERED_SEEDS
 
 
 def test_a_seed_repeats_itself() -> None:

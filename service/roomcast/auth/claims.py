@@ -31,6 +31,7 @@ from roomcast.wire.shapes import (
     member,
     member_or_null,
 )
+from roomcast.wire.tags_filter import Filter, InvalidFilter, filter_of
 
 __all__ = [
     "EARLY_S_MAX",
@@ -112,12 +113,15 @@ class ServerSubscription:
 
     `data` goes to the client itself, `info` to other clients. In a binary channel, `data` may be
     bytes. `raw`: those of a token's `b64data`, which are also the data if they are no JSON.
+    `server_tags_filter`: it gets the publications whose tags pass; None = all. A hook gives it as
+    an object of the protocol's FilterNode.
     """
 
     info: Json = None
     data: Payload = None
     override: ChannelOverride = field(default_factory=ChannelOverride)
     raw: bytes | None = None
+    server_tags_filter: Json = None
 
 
 @frozen
@@ -142,7 +146,8 @@ class ConnectionClaims:
 class SubscriptionClaims:
     """The subscription that a token allows, and its changes to the channel's options.
 
-    `allow`: further capabilities in the channel.
+    `allow`: further capabilities in the channel. `server_tags_filter`: which publications the
+    client gets, at most; None = all.
 
     The caller must compare `user` and `channel` with the connection and its request. A `client`
     other than "" binds the token to one connection: the caller must compare it with the
@@ -156,6 +161,7 @@ class SubscriptionClaims:
     client: str = ""
     override: ChannelOverride = field(default_factory=ChannelOverride)
     allow: frozenset[Capability] = frozenset()
+    server_tags_filter: Filter | None = None
 
 
 def connection_claims(
@@ -210,6 +216,7 @@ def subscription_claims(
         client=_text(valid, "client", ""),
         override=_override(valid),
         allow=_allow(valid),
+        server_tags_filter=_filter(valid),
     )
 
 
@@ -324,6 +331,7 @@ def _subs(claims: Mapping[str, Json], loads: Loads) -> Mapping[str, ServerSubscr
             info=_payload(grant, "info", loads),
             **_data(grant, loads),
             override=_override(grant),
+            server_tags_filter=_filter(grant),
         )
     if not all(is_valid_name(channel) for channel in subs):
         raise TokenInvalid("a subscription to what is no channel name")
@@ -342,6 +350,17 @@ def _override(claims: Mapping[str, Json]) -> ChannelOverride:
         value = _object(override, each.name).get("value", False)
         flags[each.name] = checked(value, f"override of {each.name}", FLAG, TokenInvalid)
     return ChannelOverride(**flags)
+
+
+def _filter(claims: Mapping[str, Json]) -> Filter | None:
+    """The filter in a token. One that cannot be read would let too much through."""
+    node = claims.get("server_tags_filter")
+    if node is None:
+        return None
+    try:
+        return filter_of(node)
+    except InvalidFilter as error:
+        raise TokenInvalid(f"server_tags_filter is no filter: {error}") from error
 
 
 _CAPABILITIES: Final = {capability.value: capability for capability in Capability}

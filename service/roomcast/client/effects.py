@@ -15,6 +15,7 @@ from roomcast.wire.channels import ChannelOptions
 from roomcast.wire.codes import Closing, Error, Failing
 from roomcast.wire.commands import HistoryRequest, SubscribeRequest
 from roomcast.wire.publication import ClientInfo, Json, Payload, StreamPosition
+from roomcast.wire.tags_filter import Filter
 
 __all__ = [
     "AskPublish",
@@ -105,9 +106,11 @@ class Subscribe:
 
     `is_server_side`: the server subscribes the client, which can neither refresh nor end the
     subscription. `id` then has no meaning, and `data` goes with the push: a JSON value or, in a
-    binary channel, bytes. `ends_at`: s since 1970
-    when the subscription ends; None = never. It cannot be refreshed, so the client is not told in
-    advance.
+    binary channel, bytes. `ends_at`: s since 1970 when the subscription ends; None = never. It
+    cannot be refreshed, so the client is not told in advance.
+
+    `filter`: which publications it gets, by the client's wish; `server_filter`: by the server's
+    word. It gets what passes both. None = all.
     """
 
     id: int
@@ -125,6 +128,8 @@ class Subscribe:
     ends_at: int | None = None
     numbered: bool = False
     delta: bool = False
+    filter: Filter | None = None
+    server_filter: Filter | None = None
 
 
 @frozen
@@ -140,7 +145,7 @@ class Publish:
     """Publish `data`, a JSON value or bytes, in the name of `info`, then answer.
 
     `rpc`: the command was a call, and the answer has the position. `key`: the idempotency key.
-    `text`: the JSON text of the data as it came, which is kept.
+    `text`: the JSON text of the data as it came, which is kept. `tags`: from the publish hook.
     """
 
     id: int
@@ -151,6 +156,7 @@ class Publish:
     rpc: bool = False
     key: str | None = None
     text: str | None = None
+    tags: Mapping[str, str] | None = None
 
 
 @frozen
@@ -169,11 +175,12 @@ class AskPublish:
         """The effect of the hook's `reply`. None = the hook has no opinion."""
         if reply is None:
             return self.otherwise
+        allowed = replace(self.allowed, tags=reply.tags) if reply.tags else self.allowed
         if isinstance(reply.data, Unchanged):
-            return self.allowed
-        if not self.allowed.options.takes(reply.data):
+            return allowed
+        if not allowed.options.takes(reply.data):
             return Fail(self.id, Error.BAD_REQUEST)
-        return replace(self.allowed, data=reply.data, text=None)
+        return replace(allowed, data=reply.data, text=None)
 
 
 @frozen
@@ -225,11 +232,15 @@ class SubRefresh:
 
 @frozen
 class Renew:
-    """Let `channel`, or the connection (None), last until `expires_at`, then answer."""
+    """Let `channel`, or the connection (None), last until `expires_at`, then answer.
+
+    `server_filter`: a channel's new one; None = the one that it has.
+    """
 
     id: int
     channel: str | None
     expires_at: int | None
+    server_filter: Filter | None = None
 
 
 Effect = (

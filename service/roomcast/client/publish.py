@@ -123,6 +123,7 @@ class Publishing:
         publication = Publication(
             effect.data,
             info=effect.info,
+            tags=effect.tags,
             time=received_ms,
             delta=effect.options.delta_publish,
             text=effect.text,

@@ -278,6 +278,8 @@ class Session:
             return Fail(command_id, Error.NOT_AVAILABLE)
         if request.delta not in ("", FOSSIL):
             return self.close(Disconnect.BAD_REQUEST)
+        if request.filter is not None and request.delta:
+            return Fail(command_id, Error.BAD_REQUEST)
         if channel in self.channels:
             return Fail(command_id, Error.ALREADY_SUBSCRIBED)
         if len(self.channels) >= self._policy.channel_limit:
@@ -289,6 +291,8 @@ class Session:
             return Fail(command_id, Error.BAD_REQUEST)
         if options.is_binary and not self._is_binary:
             return Fail(command_id, NEEDS_PROTOBUF)
+        if request.filter is not None and not options.allow_tags_filter:
+            return Fail(command_id, Error.BAD_REQUEST)
         if request.token and not self._policy.insecure:
             return Authorize(command_id, self.user, request)
         if self._policy.asks_subscribe and self._permissions.is_open_to_hook(channel, options):
@@ -329,6 +333,7 @@ class Session:
             request.join_leave
             and self._permissions.may_see_presence(request.channel, options, subscribed=True)
         )
+        server_filter = claims.server_tags_filter if claims else None
         return Subscribe(
             id=command_id,
             channel=request.channel,
@@ -343,8 +348,13 @@ class Session:
             ),
             expires_at=claims.expires_at if claims else None,
             numbered=request.numbered and options.allow_channel_compaction,
-            # Without a log, nobody knows which publication came before.
-            delta=request.delta in options.allowed_delta_types and options.has_history,
+            # Without a log, nobody knows which publication came before. Nor has a client got it
+            # if a filter held it back.
+            delta=request.delta in options.allowed_delta_types
+            and options.has_history
+            and server_filter is None,
+            filter=request.filter,
+            server_filter=server_filter,
         )
 
     def _sub_refresh(self, command_id: int, channel: str, token: str) -> Effect:
@@ -527,7 +537,13 @@ class Session:
                 return Fail(effect.id, Error.PERMISSION_DENIED)
             return self._granted(effect.id, effect.request, options, None)
         claims = SubscriptionClaims(
-            self.user, channel, None, reply.info, override=reply.override, allow=reply.allow
+            self.user,
+            channel,
+            None,
+            reply.info,
+            override=reply.override,
+            allow=reply.allow,
+            server_tags_filter=reply.server_tags_filter,
         )
         subscribe = self._granted(effect.id, effect.request, options, claims)
         return replace(subscribe, data=reply.data, ends_at=reply.expires_at)
@@ -544,7 +560,9 @@ class Session:
         return Renew(effect.id, None, claims.expires_at)
 
     def sub_refreshed(self, effect: SubRefresh, claims: SubscriptionClaims) -> Effect:
-        """The subscription token of `effect` was verified. The options stay as they were."""
+        """The subscription token of `effect` was verified. The options stay as they were, and so
+        does a filter that the new token does not replace.
+        """
         if self.state is not State.CONNECTED:
             return Ignore()
         if not self._is_ours(claims, effect.channel or claims.channel):
@@ -553,7 +571,7 @@ class Session:
         if refusal := self._not_refreshable(effect.id, claims.channel):
             return refusal
         self._permissions.grant_in(claims.channel, claims.allow)
-        return Renew(effect.id, claims.channel, claims.expires_at)
+        return Renew(effect.id, claims.channel, claims.expires_at, claims.server_tags_filter)
 
     def _is_ours(self, claims: SubscriptionClaims, channel: str) -> bool:
         """Whether a subscription token is for `channel`, this user and any client or this one."""
@@ -648,6 +666,7 @@ class Session:
             expires_at=expires_at,
             is_server_side=True,
             data=sub.raw if configured.is_binary and sub.raw is not None else sub.data,
+            server_filter=sub.server_tags_filter,
         )
 
     def left(self, channel: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -22,10 +23,12 @@ from roomcast.client.services import Services, Socket
 from roomcast.delivery import signals
 from roomcast.delivery.forms import form
 from roomcast.delivery.ports import Sink
+from roomcast.delivery.tags_filters import TagsFilter
 from roomcast.ports import PortError
 from roomcast.wire.codes import Disconnect, Unsubscribe
 from roomcast.wire.encoding import unsubscribe_push
 from roomcast.wire.publication import ClientInfo
+from roomcast.wire.tags_filter import Filter, both
 
 __all__ = ["Subscription", "Subscriptions"]
 
@@ -35,11 +38,13 @@ _log = structlog.get_logger(__name__)
 class Subscription:
     """One channel of one connection, as the hub sees it.
 
-    `join_leave`: it gets join and leave pushes. `has_join_leave`: others get its own.
+    `join_leave`: it gets join and leave pushes. `has_join_leave`: others get its own. `filter`: the
+    one that the client asked for.
     """
 
     __slots__ = (
         "_subscriptions",
+        "filter",
         "form",
         "has_join_leave",
         "has_presence",
@@ -52,7 +57,13 @@ class Subscription:
     def __init__(self, subscriptions: Subscriptions, socket: Socket, effect: Subscribe) -> None:
         self._subscriptions = subscriptions
         self.sink: Sink = socket
-        self.form = form(numbered=effect.numbered, delta=effect.delta, binary=socket.is_binary)
+        self.filter = effect.filter
+        self.form = form(
+            numbered=effect.numbered,
+            delta=effect.delta,
+            binary=socket.is_binary,
+            tags_filter=subscriptions.shared_filter(effect.filter, effect.server_filter),
+        )
         self.info = effect.info
         self.join_leave = effect.join_leave
         self.has_join_leave = effect.options.join_leave
@@ -85,6 +96,31 @@ class Subscriptions:
 
     def __len__(self) -> int:
         return len(self._current)
+
+    # ---- filters
+
+    def shared_filter(self, asked: Filter | None, by_server: Filter | None) -> TagsFilter | None:
+        """What passes both the filter that the client asked for and the server's."""
+        return self._services.dispatcher.shared_filter(both(by_server, asked))
+
+    def change_server_filter(self, channel: str, server_filter: Filter) -> bool:
+        """From now on, the subscription to `channel` gets what passes `server_filter`, as far as
+        the client wants it. False: there are too many filters, and it has the one that it had.
+        """
+        if (subscription := self._current.get(channel)) is None:
+            return True
+        dispatcher, had = self._services.dispatcher, subscription.form
+        new = self.shared_filter(subscription.filter, server_filter)
+        if new is had.filter:
+            return True
+        if not dispatcher.has_room_for(channel, new):
+            return False
+
+        def change() -> None:
+            subscription.form = replace(had, filter=new)
+
+        dispatcher.change_filter(channel, subscription, change)
+        return True
 
     # ---- they begin
 

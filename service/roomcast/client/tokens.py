@@ -103,6 +103,15 @@ class Tokens:
 
     def renew(self, effect: Renew) -> None:
         """Prolong the connection or a subscription, and answer."""
+        if (
+            effect.channel is not None
+            and effect.server_filter is not None
+            and not self._subscriptions.change_server_filter(effect.channel, effect.server_filter)
+        ):
+            # A subscription must not go on with more than its token says.
+            self._subscriptions.expire(effect.channel)
+            self._peer.fail(effect.id, Error.LIMIT_EXCEEDED)
+            return
         lasts = self._lifetime.last_until(effect.channel, effect.expires_at)
         if effect.channel is None:
             # An SDK takes its client id from this reply, even if it is missing here.

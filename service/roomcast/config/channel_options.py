@@ -125,6 +125,11 @@ _CHANNEL_RULES: Final[Mapping[str, Rules]] = {
         "Publications may go out as differences; without it, those that the server API marks with "
         "`delta`. Needs `allowed_delta_types`."
     ),
+    "allow_tags_filter": Rules(
+        "A subscriber may ask for the publications whose tags pass its filter, and gets no others: "
+        "saves what it would throw away, and hides nothing. See "
+        "[payloads.md](payloads.md#tag-filters)."
+    ),
     "express": Rules(
         "The instance that writes sends publications to the others at once, ahead of the table's "
         "stream: they get there in about a third of the time. Costs messages to SNS, bounded by "

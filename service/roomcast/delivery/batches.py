@@ -110,11 +110,17 @@ class Batches:
         """Bytes of all publications that wait."""
         return self._bytes
 
-    def add(self, channel: str, batch: Batch, published: Sequence[Sent]) -> bool:
-        """Collect publications of `channel`. False: the batch must be flushed now."""
+    def add(
+        self, channel: str, batch: Batch, published: Sequence[Sent], *, keep: bool = False
+    ) -> bool:
+        """Collect publications of `channel`. False: the batch must be flushed now.
+
+        `keep`: also those that a newer one makes superfluous, because some subscriber may not get
+        the newer one.
+        """
         batching = batch.batching
         batch.count += len(published)
-        if batching.latest:
+        if batching.latest and not keep:
             self.superseded += len(batch.published) + len(published) - 1
             self._forget(batch)
             published = published[-1:]

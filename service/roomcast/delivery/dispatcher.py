@@ -26,6 +26,7 @@ from roomcast.delivery.join_reads import (
 )
 from roomcast.delivery.open_channel import OpenChannel, Shared, Tasks, Timings
 from roomcast.delivery.recovery import Rings, Window
+from roomcast.delivery.tags_filters import TagsFilter
 from roomcast.delivery.tail_checks import TailChecks
 from roomcast.delivery.trails import Trails
 from roomcast.delivery.way import Way
@@ -35,6 +36,7 @@ from roomcast.observe.counters import DeliveryCounters
 from roomcast.observe.spans import NO_TRACER
 from roomcast.ports import Clock
 from roomcast.wire.publication import StreamPosition
+from roomcast.wire.tags_filter import Filter
 
 __all__ = ["ADMITTED_A_TURN", "ChannelShards", "Dispatcher"]
 
@@ -273,6 +275,20 @@ class Dispatcher:
         """Let `subscriber` into a channel without history."""
         if admit():
             self._hub.add(name, subscriber)
+
+    def shared_filter(self, tree: Filter | None) -> TagsFilter | None:
+        """The filter for a subscriber's form, which equal trees share."""
+        return self._hub.shared_filter(tree)
+
+    def has_room_for(self, name: str, tags_filter: TagsFilter | None) -> bool:
+        """Whether a subscriber with this filter may join channel `name` in this tick."""
+        return self._hub.has_room_for(name, tags_filter)
+
+    def change_filter(self, name: str, subscriber: Subscriber, change: Callable[[], None]) -> None:
+        """`change` sets another filter in the form of `subscriber`, which is in channel `name`. The
+        caller has asked `has_room_for`.
+        """
+        self._hub.change_filter(name, subscriber, change)
 
     def flush(self, name: str) -> None:
         """Send the publications of channel `name` that are collected."""

@@ -5,11 +5,13 @@ channel's name. Fossil delta: a publication comes as its difference from the one
 Subscribers with the same form get the same bytes. In JSON, a client that takes differences gets
 whole payloads as text as well. In Protobuf, payloads are always bytes, as the publisher sent them.
 In a binary channel all subscribers take Protobuf, and its lines hold base64 in every form.
+
+A form may also say which publications a subscriber gets: those whose tags pass a filter (sieve.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -17,11 +19,23 @@ from typing import Final
 import orjson
 
 from roomcast.delivery.fossil import Search, delta
+from roomcast.delivery.tags_filters import TagsFilter
 from roomcast.frozen import frozen
 from roomcast.wire.encoding import BASE64_HEAD, DATA_HEAD, Sent
 from roomcast.wire.publication import DATA_TEXT, from_base64, to_base64
 
-__all__ = ["FOSSIL", "PLAIN", "Chain", "Form", "Link", "Payload", "form", "whole"]
+__all__ = [
+    "FOSSIL",
+    "PLAIN",
+    "Chain",
+    "Form",
+    "Link",
+    "Payload",
+    "form",
+    "whole",
+    "whole_lines",
+]
+
 
 # The name of the delta format in the protocol and in `allowed_delta_types`.
 FOSSIL: Final = "fossil"
@@ -43,26 +57,31 @@ class Payload(Enum):
 class Form:
     """The form of one subscriber's pushes.
 
-    `numbered`: the channel's number stands for the name. `delta`: it takes differences.
+    `numbered`: the channel's number stands for the name. `delta`: it takes differences. `filter`:
+    it gets what passes; None = everything. No form has both: a difference is from the publication
+    before, which must have come.
     """
 
     numbered: bool = False
     payload: Payload = Payload.VALUE
     delta: bool = False
+    filter: TagsFilter | None = None
 
 
 PLAIN: Final = Form()
 
 
-def form(*, numbered: bool, delta: bool, binary: bool) -> Form:
+def form(
+    *, numbered: bool, delta: bool, binary: bool, tags_filter: TagsFilter | None = None
+) -> Form:
     """The form for a client that asked for numbers or differences, in Protobuf (`binary`) or JSON.
 
     Channel numbers are not used in Protobuf: with long.js, centrifuge-js decodes them as objects,
     of which no two are equal.
     """
     if binary:
-        return Form(False, Payload.BYTES, delta)
-    return Form(numbered, Payload.TEXT if delta else Payload.VALUE, delta)
+        return Form(False, Payload.BYTES, delta, tags_filter)
+    return Form(numbered, Payload.TEXT if delta else Payload.VALUE, delta, tags_filter)
 
 
 def whole(sent: Sent, payload: Payload) -> bytes:
@@ -74,6 +93,11 @@ def whole(sent: Sent, payload: Payload) -> bytes:
     # knows this name.
     name = "data" if payload is Payload.TEXT else DATA_TEXT
     return b'{"%b":%b%b' % (name.encode(), orjson.dumps(text.decode()), rest)
+
+
+def whole_lines(published: Iterable[Sent], payload: Payload) -> list[bytes]:
+    """The lines of `published`, each whole."""
+    return [whole(sent, payload) for sent in published]
 
 
 def _parts(sent: Sent) -> tuple[bytes, bytes]:

@@ -13,13 +13,23 @@ from typing import Final, Protocol
 
 from roomcast.concurrency import Budget
 from roomcast.delivery.batches import PUSHES_A_TURN, Batch, Batches, Member
-from roomcast.delivery.forms import Chain, Form, Link, Payload, whole
+from roomcast.delivery.forms import (
+    Chain,
+    Form,
+    Link,
+    Payload,
+    whole,
+    whole_lines,
+)
 from roomcast.delivery.fossil import Search
 from roomcast.delivery.ports import Framer, Sink
+from roomcast.delivery.sieve import CHANNEL_NODES_MAX, Sieve, Sieves
+from roomcast.delivery.tags_filters import TagsFilter, TagsFilters
 from roomcast.observe.counters import FanoutCounters
 from roomcast.wire.channels import Batching
 from roomcast.wire.commands import LINE_END
 from roomcast.wire.encoding import Sent, publication_push, publication_pushes, told_push
+from roomcast.wire.tags_filter import Filter
 
 __all__ = ["FRAME_BYTES_SOFT_MAX", "LOST_A_TURN", "SEARCHED_A_TURN", "Hub", "Subscriber"]
 
@@ -42,7 +52,7 @@ class Subscriber(Protocol):
 
     @property
     def form(self) -> Form:
-        """The form in which it takes publications. It does not change while it is in the hub."""
+        """The form in which it takes publications. Only the hub changes it while it is there."""
 
     @property
     def join_leave(self) -> bool:
@@ -82,11 +92,11 @@ class _Group:
 class _Room:
     """One channel's subscribers. For some of them, `number` stands for its name.
 
-    `batch`: None = publications go out at once. `published`: how many came since they were last
-    counted.
+    `batch`: None = publications go out at once. `sieve`: those with filters; None = there are none.
+    `groups`: all others. `published`: how many came since they were last counted.
     """
 
-    __slots__ = ("batch", "chain", "groups", "number", "published")
+    __slots__ = ("batch", "chain", "groups", "number", "published", "sieve")
 
     def __init__(self, number: int, batching: Batching | None) -> None:
         self.number = number
@@ -94,6 +104,12 @@ class _Room:
         self.chain = Chain()
         self.published = 0
         self.batch = None if batching is None else Batch(batching)
+        self.sieve: Sieve | None = None
+
+    @property
+    def newest_only(self) -> bool:
+        """Whether only the newest of the publications that were collected goes out."""
+        return self.batch is not None and self.batch.batching.latest
 
 
 # Nobody came while the publications waited, because they did not wait.
@@ -124,6 +140,8 @@ class Hub:
         # Subscribers of lost channels that are yet to be told.
         self._losing: deque[tuple[str, deque[Subscriber]]] = deque()
         self._budget = Budget(LOST_A_TURN, self._tell_lost)
+        self.filters = TagsFilters()
+        self.sieves = Sieves(self._send_pushes)
         # The number of subscriptions to all channels.
         self.subscriptions = 0
         self.counters = FanoutCounters()
@@ -148,26 +166,86 @@ class Hub:
             if not room.batch.has_room:
                 self.flush(channel)
             room.batch.joined(subscriber)
+        self.subscriptions += self._enter(channel, room, subscriber)
+
+    def _enter(self, channel: str, room: _Room, subscriber: Subscriber) -> bool:
+        """False = it was there."""
+        if subscriber.form.filter is not None:
+            if room.sieve is None:
+                room.sieve = Sieve(self.sieves, channel, room.number, newest_only=room.newest_only)
+            return room.sieve.add(subscriber)
         kind = (subscriber.sink.framer, subscriber.form)
         if (group := room.groups.get(kind)) is None:
             group = room.groups[kind] = _Group()
-        self.subscriptions += group.add(subscriber)
+        return group.add(subscriber)
+
+    def _exit(self, room: _Room, subscriber: Subscriber) -> bool:
+        """False = it was not there."""
+        if (sieve := room.sieve) is not None and subscriber.form.filter is not None:
+            was_there = sieve.remove(subscriber)
+            if not sieve.groups:
+                sieve.drop()
+                room.sieve = None
+            return was_there
+        kind = (subscriber.sink.framer, subscriber.form)
+        if (group := room.groups.get(kind)) is None:
+            return False
+        was_there = group.remove(subscriber)
+        if not group.members:
+            del room.groups[kind]
+        return was_there
+
+    # ---- filters
+
+    def shared_filter(self, tree: Filter | None) -> TagsFilter | None:
+        """The filter for a subscriber's form, which equal trees share."""
+        return None if tree is None else self.filters.shared(tree)
+
+    def has_room_for(self, channel: str, tags_filter: TagsFilter | None) -> bool:
+        """Whether a subscriber with this filter may be added to `channel`: there are not too many
+        different ones.
+        """
+        if tags_filter is None:
+            return True
+        room = self._rooms.get(channel)
+        if room is None or room.sieve is None:
+            return self.filters.has_room
+        sieve = room.sieve
+        return tags_filter in sieve.filters or (
+            self.filters.has_room and sieve.nodes + tags_filter.nodes <= CHANNEL_NODES_MAX
+        )
+
+    def change_filter(
+        self, channel: str, subscriber: Subscriber, change: Callable[[], None]
+    ) -> None:
+        """`change` sets another filter in the form of `subscriber`, for what is published from now
+        on. The caller has asked `has_room_for`.
+        """
+        self.flush(channel)
+        if (room := self._rooms.get(channel)) is None:
+            return
+        if room.sieve is not None:
+            self.sieves.drain(room.sieve)
+        was_there = self._exit(room, subscriber)
+        change()
+        if was_there:
+            self._enter(channel, room, subscriber)
+
+    # ---- who is there
 
     def remove(self, channel: str, subscriber: Subscriber) -> None:
         """Idempotent."""
         if (room := self._rooms.get(channel)) is None:
             return
-        kind = (subscriber.sink.framer, subscriber.form)
-        if (group := room.groups.get(kind)) is None:
+        if not self._exit(room, subscriber):
             return
-        self.subscriptions -= group.remove(subscriber)
-        if not group.members:
-            del room.groups[kind]
+        self.subscriptions -= 1
+        is_empty = not room.groups and room.sieve is None
         if room.batch is not None:
             room.batch.left(subscriber)
-            if not room.groups:
+            if is_empty:
                 self.batches.take(room.batch)
-        if not room.groups:
+        if is_empty:
             del self._rooms[channel]
 
     def has(self, channel: str) -> bool:
@@ -183,8 +261,10 @@ class Hub:
 
     def count(self, channel: str) -> int:
         """The number of subscribers of `channel` on this node."""
-        room = self._rooms.get(channel)
-        return sum(len(group.members) for group in room.groups.values()) if room else 0
+        if (room := self._rooms.get(channel)) is None:
+            return 0
+        count = sum(len(group.members) for group in room.groups.values())
+        return count if room.sieve is None else count + len(room.sieve)
 
     def count_published(self, channel: str) -> int:
         """How many publications of `channel` came since this was last asked, or since it got its
@@ -204,8 +284,10 @@ class Hub:
             return
         room.published += len(published)
         if room.batch is None:
+            if room.sieve is not None:
+                room.sieve.publish(published)
             self._deliver(channel, room, published, _NOBODY)
-        elif not self.batches.add(channel, room.batch, published):
+        elif not self.batches.add(channel, room.batch, published, keep=room.sieve is not None):
             self.flush(channel)
 
     def flush(self, channel: str) -> int:
@@ -215,6 +297,13 @@ class Hub:
             return 0
         before = self.counters.pushes
         published, late = self.batches.take(room.batch)
+        if room.sieve is not None:
+            room.sieve.publish(published, late)
+        if len(published) > 1 and room.newest_only:
+            # They were kept for who has a filter.
+            self.batches.superseded += len(published) - 1
+            late = {each: 1 for each, count in late.items() if count == len(published)}
+            published = published[-1:]
         self._deliver(channel, room, published, late)
         return self.counters.pushes - before
 
@@ -227,6 +316,7 @@ class Hub:
             if pushes > PUSHES_A_TURN:
                 pushes = 0
                 await asyncio.sleep(0)
+        await self.sieves.end()
 
     def _deliver(
         self,
@@ -315,7 +405,7 @@ class Hub:
                 lines = [told_push(address, each) for each in told]
                 self._send(takers, framer, _payloads(lines), len(lines))
                 count += len(takers)
-        return count
+        return count if room.sieve is None else count + room.sieve.tell(told)
 
     def _send(
         self,
@@ -334,6 +424,11 @@ class Hub:
             for sink in sinks:
                 sink.send(frame)
 
+    def _send_pushes(
+        self, sinks: Collection[Sink], framer: Framer, pushes: Sequence[bytes]
+    ) -> None:
+        self._send(sinks, framer, _payloads(pushes), len(pushes))
+
     def lost(self, channel: str) -> None:
         """End every subscription of `channel`: it cannot be continued. Nothing of it goes out any
         more. Of many subscribers, the last are told in later turns.
@@ -342,6 +437,9 @@ class Hub:
         if (room := self._rooms.pop(channel, None)) is None:
             return
         losing = deque(each for group in room.groups.values() for each in group.members)
+        if room.sieve is not None:
+            losing += room.sieve.takers()
+            room.sieve.drop()
         self.subscriptions -= len(losing)
         self._losing.append((channel, losing))
         self._tell_lost()
@@ -366,11 +464,11 @@ def _by_first(
     return by_first.items()
 
 
-def _lines(published: Iterable[Sent], payload: Payload) -> Iterable[bytes]:
+def _lines(published: Iterable[Sent], payload: Payload) -> list[bytes]:
     if payload is Payload.VALUE:
         # The form that most take: the line as it was made.
         return [sent.line for sent in published]
-    return [whole(sent, payload) for sent in published]
+    return whole_lines(published, payload)
 
 
 def _payloads(lines: Iterable[bytes]) -> list[bytes]:

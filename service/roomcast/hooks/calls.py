@@ -47,6 +47,7 @@ from roomcast.wire.channels import ChannelOverride, is_valid_name
 from roomcast.wire.codes import Error
 from roomcast.wire.publication import Payload
 from roomcast.wire.shapes import NUMBER, TEXT, is_deeper
+from roomcast.wire.tags_filter import Filter, filter_of
 
 __all__ = ["CALLS_UNDER_WAY_MAX", "FAILURES_TOLD", "HookCalls", "Hooks", "load_hooks", "refused"]
 
@@ -293,6 +294,7 @@ def _subscribe_reply(
         expires_at=_time(reply.expires_at),
         override=_override(reply.override),
         allow=_capabilities(reply.allow),
+        server_tags_filter=_filter(reply.server_tags_filter),
     )
 
 
@@ -300,17 +302,34 @@ def _publish_reply(event: PublishEvent, said: object) -> PublishReply | None:
     if said is None:
         return None
     reply = _of_type(said, PublishReply)
-    if isinstance(reply.data, Unchanged):
-        return reply
-    if isinstance(event.data, bytes):
-        return PublishReply(_of_type(reply.data, bytes))
-    return PublishReply(_json(reply.data))
+    data = reply.data
+    if not isinstance(data, Unchanged):
+        data = _of_type(data, bytes) if isinstance(event.data, bytes) else _json(data)
+    return PublishReply(data, _tags(reply.tags))
 
 
 def _subscription(found: object, *, takes_bytes: bool) -> ServerSubscription:
     sub = _of_type(found, ServerSubscription)
     data = _payload(sub.data, takes_bytes=takes_bytes)
-    return ServerSubscription(_json(sub.info), data, _override(sub.override))
+    return ServerSubscription(
+        _json(sub.info),
+        data,
+        _override(sub.override),
+        server_tags_filter=_filter(sub.server_tags_filter),
+    )
+
+
+def _filter(found: object) -> Filter | None:
+    return None if found is None else filter_of(found)
+
+
+def _tags(found: object) -> Mapping[str, str] | None:
+    """A copy of the tags of a publication. They are bounded with the publication."""
+    if found is None:
+        return None
+    if not isinstance(found, Mapping):
+        raise TypeError("tags are not a mapping")
+    return {_text(key, "a tag's name"): _text(value, "a tag") for key, value in found.items()}
 
 
 def _grant(found: object) -> Grant:

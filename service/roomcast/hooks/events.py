@@ -122,6 +122,8 @@ class SubscribeReply:
     client, in a binary channel bytes as well. `expires_at`: when the subscription ends, in s since
     1970. The client then subscribes again, and the hook is called again. None = never. `override`:
     replaces options of the channel. `allow`: further capabilities in the channel.
+    `server_tags_filter`: the client gets the publications whose tags pass, whatever it asks for: an
+    object of the protocol's FilterNode.
     """
 
     info: Json = None
@@ -129,6 +131,7 @@ class SubscribeReply:
     expires_at: int | None = None
     override: ChannelOverride = field(default_factory=ChannelOverride)
     allow: frozenset[Capability] = frozenset()
+    server_tags_filter: Json = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +148,11 @@ class PublishEvent:
 @dataclass(frozen=True, slots=True)
 class PublishReply:
     """The client may publish: its own data, or `data` instead. That is bytes in a binary channel,
-    and an object where only objects may be published.
+    and an object where only objects may be published. `tags`: go with the publication.
     """
 
     data: Payload | Unchanged = UNCHANGED
+    tags: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

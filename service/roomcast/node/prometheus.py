@@ -212,6 +212,18 @@ FAMILIES: Final[tuple[Family, ...]] = (
         lambda s: s.assembly.hub.counters.pushes,
     ),
     _counter(
+        "pushes_filtered", "Pushes that did not go out, because of the subscriber's filter.",
+        lambda s: s.assembly.hub.sieves.held_back,
+    ),
+    _gauge(
+        "tags_filters", "Different filters of subscribers.",
+        lambda s: len(s.assembly.hub.filters),
+    ),
+    _gauge(
+        "filter_waiting_bytes", "Publications that are yet to be tested by filters.",
+        lambda s: s.assembly.hub.sieves.bytes,
+    ),
+    _counter(
         "publications_superseded", "Publications that went to no subscriber: a newer one did.",
         lambda s: s.assembly.hub.batches.superseded,
     ),

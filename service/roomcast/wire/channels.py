@@ -104,6 +104,7 @@ class ChannelOptions:
     batch_max_delay_ms: int = 0
     batch_flush_latest: bool = False
     publication_data_format: str = ""
+    allow_tags_filter: bool = False
 
     @property
     def is_binary(self) -> bool:

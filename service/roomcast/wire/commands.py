@@ -34,6 +34,7 @@ from roomcast.wire.shapes import (
     member_or_null,
     whole,
 )
+from roomcast.wire.tags_filter import Filter, InvalidFilter, filter_of
 
 __all__ = [
     "COMMANDS_MAX",
@@ -132,7 +133,8 @@ class SubscribeRequest:
     """`since` is set when the client asks to recover.
 
     `type` other than 0 is another kind of subscription. `numbered`: the client accepts a number in
-    place of the channel's name. `delta`: the kind of deltas that it asks for.
+    place of the channel's name. `delta`: the kind of deltas that it asks for. `filter`: which
+    publications it asks for; None = all.
     """
 
     channel: str
@@ -146,6 +148,7 @@ class SubscribeRequest:
     numbered: bool = False
     delta: str = ""
     data: Json = None
+    filter: Filter | None = None
 
 
 @frozen
@@ -493,7 +496,17 @@ def _subscribe(params: dict[str, Any]) -> Request:
         delta=_text(params, "delta"),
         type=_count(params, "type"),
         data=params.get("data"),
+        filter=_filter(params.get("tf")),
     )
+
+
+def _filter(node: object) -> Filter | None:
+    if node is None:
+        return None
+    try:
+        return filter_of(node)
+    except InvalidFilter as error:
+        raise _BadField(str(error)) from error
 
 
 def _publish(params: dict[str, Any]) -> Request:

@@ -48,6 +48,7 @@ __all__ = [
     "stored_of",
     "subscribe_push",
     "subscribe_result",
+    "tags_of",
     "told_push",
     "unsubscribe_push",
 ]
@@ -142,6 +143,19 @@ def _on_one_line(text: bytes, data: Json) -> bytes | None:
         return None
     # Within strings JSON has them as escapes only.
     return text.translate(None, b"\r\n")
+
+
+_NO_TAGS: Final[Mapping[str, str]] = {}
+
+
+def tags_of(sent: Sent) -> Mapping[str, str]:
+    """The tags of a publication. They are decoded from its line, because few ask for them."""
+    head = BASE64_HEAD if sent.is_binary else DATA_HEAD
+    rest = sent.line[len(head) + sent.data_bytes :]
+    if b'"tags":' not in rest:
+        return _NO_TAGS
+    tags: Mapping[str, str] = orjson.loads(b"{" + rest[1:]).get("tags", _NO_TAGS)
+    return tags
 
 
 def publication_push(channel: str | int, publication: bytes) -> bytes:

@@ -33,6 +33,7 @@ from roomcast.wire.commands import (
 )
 from roomcast.wire.protobuf_schema import SCHEMA, Field, FieldShape, message_class
 from roomcast.wire.publication import BASE64_DATA, DATA_TEXT, from_base64
+from roomcast.wire.tags_filter import NODES_MAX
 
 __all__ = [
     "PROTOBUF_FRAMES",
@@ -101,6 +102,13 @@ def decode_message(encoded: bytes, bounds: Bounds) -> Command:
         if not message.id:
             raise ProtocolViolation("a command without id")
         return Command(message.id, InvalidRequest("connect"), size)
+    for sub in message.connect.subs.values():
+        # Nobody reads the filters in it, and each would take its time.
+        sub.ClearField("tf")
+    if _has_too_many_nodes(message.subscribe):
+        if not message.id:
+            raise ProtocolViolation("a command without id")
+        return Command(message.id, InvalidRequest("subscribe"), size)
     fields, is_exact = _read(message, SCHEMA["Command"])
     command = command_of(fields, size, bounds, is_exact=is_exact)
     request = command.request
@@ -135,6 +143,20 @@ def _id_of(encoded: bytes) -> int:
     return command_id
 
 
+def _has_too_many_nodes(subscribe: Any) -> bool:
+    """Whether its filter has more nodes than are read. To read 30,000 would take 100 ms."""
+    if not subscribe.HasField("tf"):
+        return False
+    waiting, count = [subscribe.tf], 1
+    while waiting:
+        nodes = waiting.pop().nodes
+        count += len(nodes)
+        if count > NODES_MAX:
+            return True
+        waiting += nodes
+    return False
+
+
 def _read(message: Message, schema: Mapping[str, Field]) -> tuple[dict[str, Any], bool]:
     """The JSON values of a request. False = it holds bytes that are not JSON, or JSON that cannot
     be passed on.
@@ -149,6 +171,12 @@ def _read(message: Message, schema: Mapping[str, Field]) -> tuple[dict[str, Any]
             read = {key: _read(each, SCHEMA[field.of]) for key, each in value.items()}
             fields[field.name] = {key: each for key, (each, _) in read.items()}
             is_right = all(right for _, right in read.values())
+        elif field.shape is FieldShape.LIST:
+            # The nodes of a filter, which hold no JSON.
+            fields[field.name] = [_read(each, SCHEMA[field.of])[0] for each in value]
+            is_right = True
+        elif field.shape is FieldShape.SCALARS:
+            fields[field.name], is_right = list(value), True
         elif field.shape is FieldShape.JSON:
             fields[field.name], is_right = _payload(value)
         else:

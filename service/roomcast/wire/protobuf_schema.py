@@ -36,7 +36,11 @@ _MESSAGES: Final = {
     "SubscribeRequest": """
         string channel = 1; string token = 2; bool recover = 3; string epoch = 6;
         uint64 offset = 7; bytes data = 8; bool positioned = 9; bool recoverable = 10;
-        bool join_leave = 11; string delta = 12; int64 flag = 14; int32 type = 15""",
+        bool join_leave = 11; string delta = 12; FilterNode tf = 13; int64 flag = 14;
+        int32 type = 15""",
+    "FilterNode": """
+        string op = 1; string key = 2; string cmp = 3; string val = 4; repeated string vals = 5;
+        repeated FilterNode nodes = 6""",
     "UnsubscribeRequest": "string channel = 1",
     "PublishRequest": "string channel = 1; bytes data = 2; int32 type = 3",
     "PresenceRequest": "string channel = 1",
@@ -103,11 +107,12 @@ _MAP: Final = "map<string,"
 
 
 class FieldShape(Enum):
-    """The shape of a field's value. SCALAR: a number, boolean or text. JSON: the text of a
-    value.
+    """The shape of a field's value. SCALAR: a number, boolean or text. SCALARS: a list of them.
+    JSON: the text of a value.
     """
 
     SCALAR = auto()
+    SCALARS = auto()
     JSON = auto()
     MESSAGE = auto()
     LIST = auto()
@@ -134,7 +139,10 @@ def _field(text: str) -> Field:
     declared, number = text.strip().split(" = ")
     kind, name = declared.rsplit(" ", 1)
     if kind.startswith(_REPEATED):
-        return Field(name, int(number), FieldShape.LIST, kind.removeprefix(_REPEATED))
+        of = kind.removeprefix(_REPEATED)
+        return Field(
+            name, int(number), FieldShape.LIST if of in _MESSAGES else FieldShape.SCALARS, of
+        )
     if kind.startswith(_MAP):
         of = kind.removeprefix(_MAP).removesuffix(">")
         return Field(name, int(number), FieldShape.TEXTS if of == "string" else FieldShape.MAP, of)

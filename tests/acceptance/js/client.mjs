@@ -138,7 +138,7 @@ export function driven({ Centrifuge, ProtobufCentrifuge, environment, write }) {
     disconnect() {
       client.disconnect();
     },
-    subscribe({ channel, token, fresh_tokens: freshTokens, since, delta, asks, only_tagged: tags }) {
+    subscribe({ channel, token, fresh_tokens: freshTokens, since, delta, asks, filter }) {
       let subscription = client.getSubscription(channel);
       if (subscription === null) {
         subscription = client.newSubscription(channel, {
@@ -149,7 +149,7 @@ export function driven({ Centrifuge, ProtobufCentrifuge, environment, write }) {
           positioned: asks?.includes('positioned'),
           recoverable: asks?.includes('recoverable'),
           joinLeave: asks?.includes('join_leave'),
-          tagsFilter: tags && { key: tags[0], cmp: 'eq', val: tags[1] },
+          tagsFilter: filter,
         });
         listen(subscription);
       }

@@ -27,6 +27,7 @@ from roomcast.auth.claims import (
 )
 from roomcast.wire.capabilities import Capability, Grant
 from roomcast.wire.channels import ChannelOverride
+from roomcast.wire.tags_filter import Leaf
 
 NOW_S = 1_700_000_000.5
 
@@ -255,6 +256,7 @@ def test_audience_and_issuer(claims: dict[str, Any], good: bool) -> None:
                 "channel": "news",
                 "override": {"presence": {"value": True}},
                 "allow": ["pub", "hst", "fly"],
+                "server_tags_filter": {"key": "a", "cmp": "eq", "val": "x"},
             },
             SubscriptionClaims(
                 "",
@@ -262,6 +264,7 @@ def test_audience_and_issuer(claims: dict[str, Any], good: bool) -> None:
                 None,
                 override=ChannelOverride(presence=True),
                 allow=frozenset({Capability.PUBLISH, Capability.HISTORY}),
+                server_tags_filter=Leaf("eq", "a", ("x",)),
             ),
         ),
     ],
@@ -282,6 +285,10 @@ def test_a_good_subscription_token(claims: dict[str, Any], expected: Subscriptio
         ({"channel": "news", "allow": "pub"}, "allow is not a list of strings"),
         ({"channel": "news", "allow": [1]}, "allow is not a list of strings"),
         (
+            {"channel": "news", "server_tags_filter": {}},
+            "server_tags_filter is no filter: a cmp that is not known",
+        ),
+        (
             {"channel": "news", "override": {"presence": {"value": "yes"}}},
             "override of presence is not true or false",
         ),
@@ -301,6 +308,7 @@ def test_subscriptions_of_the_server() -> None:
                 "info": {"role": "guest"},
                 "data": [1],
                 "override": {"force_recovery": {"value": True}},
+                "server_tags_filter": {"key": "a", "cmp": "ex"},
             },
             "$private": {"b64info": b64("i"), "b64data": b64("d"), "info": 5, "data": 5},
             "quiet": {
@@ -315,7 +323,12 @@ def test_subscriptions_of_the_server() -> None:
     }
     assert connection_claims(claims, NOW_S).subs == {
         "news": ServerSubscription(),
-        "room": ServerSubscription({"role": "guest"}, [1], ChannelOverride(force_recovery=True)),
+        "room": ServerSubscription(
+            {"role": "guest"},
+            [1],
+            ChannelOverride(force_recovery=True),
+            server_tags_filter=Leaf("ex", "a", ()),
+        ),
         "$private": ServerSubscription("i", "d", raw=b'"d"'),
         "quiet": ServerSubscription(override=ChannelOverride(presence=False, join_leave=False)),
     }

@@ -38,6 +38,7 @@ from roomcast.hooks import calls as hook_calls
 from roomcast.hooks.calls import HookCalls, Hooks, load_hooks
 from roomcast.observe.counters import HookOutcome
 from roomcast.wire.codes import DisconnectCode, ErrorCode
+from roomcast.wire.tags_filter import Leaf
 from tests.unit.worlds import running, until
 
 CONNECT = ConnectEvent("c1", "", has_token=False)
@@ -292,6 +293,14 @@ NOT_JSON: list[object] = [
         ("subscribe", SubscribeReply(expires_at=float("nan"))),  # type: ignore[arg-type]
         ("subscribe", SubscribeReply(override={"presence": True})),  # type: ignore[arg-type]
         ("subscribe", SubscribeReply(override=ChannelOverride(presence="yes"))),  # type: ignore[arg-type]
+        ("subscribe", SubscribeReply(server_tags_filter={"key": "a"})),
+        (
+            "connect",
+            ConnectReply(subs={"room": ServerSubscription(server_tags_filter="a")}),
+        ),
+        ("publish", PublishReply(tags=["a"])),  # type: ignore[arg-type]
+        ("publish", PublishReply(tags={"a": 1})),  # type: ignore[dict-item]
+        ("publish", PublishReply(tags={"\ud800": "a"})),
         ("subscribe", SubscribeReply(allow="pub")),  # type: ignore[arg-type]
         ("subscribe", SubscribeReply(allow=frozenset({"pub"}))),  # type: ignore[arg-type]
         *((hook, RuntimeError("secret")) for hook in ("connect", "subscribe", "publish", "rpc")),
@@ -347,6 +356,10 @@ async def test_what_it_returns_is_a_copy() -> None:
     assert await ask(hooked("publish", PublishReply(data)), "publish") == PublishReply(data)
     assert await ask(hooked("publish", PublishReply()), "publish") == PublishReply(UNCHANGED)
     assert await ask(hooked("publish", PublishReply(None)), "publish") == PublishReply(None)
+    tagged = PublishReply(data, tags={"kind": "a"})
+    copied = await ask(hooked("publish", tagged), "publish")
+    assert copied == tagged
+    assert copied.tags is not tagged.tags
 
 
 async def test_a_reply_is_made_tidy() -> None:
@@ -367,6 +380,10 @@ async def test_a_reply_is_made_tidy() -> None:
         {"a": 1}, "data", 2_000_000_000, override, frozenset({Capability.HISTORY})
     )
     assert await ask(hooked("subscribe", subscribed), "subscribe") == subscribed
+    narrowed = SubscribeReply(server_tags_filter={"key": "a", "cmp": "eq", "val": "x"})
+    assert (await ask(hooked("subscribe", narrowed), "subscribe")).server_tags_filter == Leaf(
+        "eq", "a", ("x",)
+    )
 
 
 async def test_a_token_is_not_overruled() -> None:

@@ -40,6 +40,7 @@ from roomcast.wire.commands import (
     decode_payload,
 )
 from roomcast.wire.publication import StreamPosition
+from roomcast.wire.tags_filter import Leaf
 from tests.frames import BOUNDS, decode_frame, decoded
 
 TEXT = st.text(max_size=6) | st.sampled_from(["\n", "\r", "\u2028", "\ufffe", '"', "\x00", "😀"])
@@ -130,10 +131,20 @@ C = StreamPosition
                 "flag": 3,
                 "type": 1,
                 "delta": "fossil",
-                "tf": {"op": ""},
+                "tf": {"key": "a", "cmp": "in", "vals": ["y", "x"]},
             },
             SubscribeRequest(
-                "c", "t", True, True, True, C("e", 2**53 - 1), True, 1, True, "fossil"
+                "c",
+                "t",
+                True,
+                True,
+                True,
+                C("e", 2**53 - 1),
+                True,
+                1,
+                True,
+                "fossil",
+                filter=Leaf("in", "a", ("x", "y")),
             ),
         ),
         (
@@ -552,6 +563,8 @@ def test_a_field_of_a_wrong_type_makes_the_request_invalid(method: str, name: st
     "method, params",
     [
         ("publish", {"channel": "c"}),
+        ("subscribe", {"channel": "c", "tf": {}}),
+        ("subscribe", {"channel": "c", "tf": [{"key": "a", "cmp": "ex"}]}),
         ("history", {"channel": "c", "reverse": True, "since": {"epoch": "e"}}),
         ("history", {"channel": "c", "reverse": True, "since": {"epoch": "e", "offset": 0}}),
         ("history", {"channel": "c", "since": {"offset": -1}}),

@@ -71,6 +71,7 @@ from roomcast.wire.encoding import (
 from roomcast.wire.protobuf import PROTOBUF_FRAMES, encode_messages
 from roomcast.wire.protobuf_schema import SCHEMA, FieldShape
 from roomcast.wire.publication import ClientInfo, Publication, StreamPosition
+from roomcast.wire.tags_filter import NODES_MAX, filter_of
 from tests.frames import decode_frame, decode_messages, decoded
 from tests.protobuf import as_it_is, command, parsed, read_messages, without_empty
 
@@ -91,10 +92,26 @@ SCALARS: Final = {
     "uint64": st.integers(0, 2**64 - 1),
     "string": TEXT | st.just(PUBLISH_METHOD),
 }
+LEAVES: Final = st.builds(
+    lambda leaf, value: {"key": "k", **leaf, **value},
+    st.sampled_from([{"cmp": "eq", "val": "v"}, {"cmp": "in", "vals": ["v", "w"]}, {"cmp": "ex"}]),
+    st.sampled_from([{}, {"key": ""}, {"val": "x"}]),
+)
+FILTERS: Final = st.recursive(
+    LEAVES,
+    lambda inner: st.builds(
+        lambda op, nodes: {"op": op, "nodes": nodes},
+        st.sampled_from(["and", "or", "not", "", "?"]),
+        st.lists(inner, min_size=1, max_size=2),
+    ),
+    max_leaves=4,
+)
 
 
 def values(message: str) -> st.SearchStrategy[dict[str, Any]]:
     """The JSON of any message of the table."""
+    if message == "FilterNode":
+        return FILTERS
     fields: dict[str, st.SearchStrategy[Any]] = {}
     for name, field in SCHEMA[message].items():
         match field.shape:
@@ -430,6 +447,27 @@ def test_subs_of_a_connect_have_a_bound_that_is_looked_at_first(
     unanswerable = command({"connect": {"subs": {f"c{index}": {} for index in range(4)}}})
     with pytest.raises(ProtocolViolation):
         decoded(unanswerable, PROTOBUF_FRAMES, Bounds(1000, 3))
+
+
+def test_nodes_of_a_filter_have_a_bound_that_is_looked_at_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leaf = {"key": "k", "cmp": "ex"}
+    several = {"op": "or", "nodes": [leaf] * (NODES_MAX - 1)}
+    most = decode({"id": 1, "subscribe": {"channel": "c", "tf": several}}).request
+    assert isinstance(most, SubscribeRequest)
+    assert most.filter == filter_of(several)
+    # In `connect` nobody reads them.
+    subs = {"c": {"recover": True, "tf": {"op": "not", "nodes": [several]}}}
+    asked = decode({"id": 1, "connect": {"subs": subs}}).request
+    assert isinstance(asked, ConnectRequest)
+    assert list(asked.since) == ["c"]
+    monkeypatch.setattr(protobuf, "_read", None)
+    for tf in ({"op": "not", "nodes": [several]}, {"op": "or", "nodes": [{}] * 30_000}):
+        refused = decode({"id": 1, "subscribe": {"channel": "c", "tf": tf}})
+        assert refused.request == InvalidRequest("subscribe")
+        with pytest.raises(ProtocolViolation):
+            decode({"subscribe": {"channel": "c", "tf": tf}})
 
 
 @given(st.binary(max_size=40))

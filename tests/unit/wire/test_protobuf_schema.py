@@ -120,6 +120,7 @@ def test_every_method_is_a_command_and_has_a_result() -> None:
         ("Command", Field("id", 1, FieldShape.SCALAR, "uint32")),
         ("Command", Field("publish", 7, FieldShape.MESSAGE, "PublishRequest")),
         ("PublishRequest", Field("data", 2, FieldShape.JSON, "bytes")),
+        ("FilterNode", Field("vals", 5, FieldShape.SCALARS, "string")),
         ("HistoryResult", Field("publications", 1, FieldShape.LIST, "Publication")),
         ("PresenceResult", Field("presence", 1, FieldShape.MAP, "ClientInfo")),
         ("Publication", Field("tags", 7, FieldShape.TEXTS, "string")),
@@ -137,4 +138,11 @@ def test_what_requests_hold_is_of_few_shapes() -> None:
             shapes.add(field.shape)
             if field.shape is FieldShape.MESSAGE:
                 names.append(field.of)
-    assert shapes == {FieldShape.SCALAR, FieldShape.JSON, FieldShape.MESSAGE, FieldShape.MAP}
+    assert shapes == {
+        FieldShape.SCALAR,
+        FieldShape.SCALARS,
+        FieldShape.JSON,
+        FieldShape.MESSAGE,
+        FieldShape.LIST,
+        FieldShape.MAP,
+    }
