@@ -110,12 +110,14 @@ class TokenUnverifiable(TokenError):
 class ServerSubscription:
     """One subscription that the server makes for a client when it connects.
 
-    `data` goes to the client itself, `info` to other clients.
+    `data` goes to the client itself, `info` to other clients. `cache_recover`: it begins with the
+    newest publication, where the channel recovers in mode `cache`.
     """
 
     info: Json = None
     data: Json = None
     override: ChannelOverride = field(default_factory=ChannelOverride)
+    cache_recover: bool = False
 
 
 @frozen

@@ -15,6 +15,7 @@ from roomcast.wire.channels import ChannelOptions
 from roomcast.wire.codes import Closing, Failing
 from roomcast.wire.commands import HistoryRequest, SubscribeRequest
 from roomcast.wire.publication import ClientInfo, Json, StreamPosition
+from roomcast.wire.versions import Version, version_of
 
 __all__ = [
     "AskPublish",
@@ -139,7 +140,7 @@ class Publish:
     """Publish `data` in the name of `info`, then answer.
 
     `rpc`: the command was a call, and the answer has the position. `key`: the idempotency key.
-    `text`: the JSON text of the data as it came, which is kept.
+    `text`: the JSON text of the data as it came, which is kept. `version`: as the hook says.
     """
 
     id: int
@@ -150,6 +151,7 @@ class Publish:
     rpc: bool = False
     key: str | None = None
     text: str | None = None
+    version: Version | None = None
 
 
 @frozen
@@ -168,9 +170,12 @@ class AskPublish:
         """The effect of the hook's `reply`. None = the hook has no opinion."""
         if reply is None:
             return self.otherwise
+        allowed = self.allowed
+        if reply.version:
+            allowed = replace(allowed, version=version_of(reply.version, reply.version_epoch))
         if isinstance(reply.data, Unchanged):
-            return self.allowed
-        return replace(self.allowed, data=reply.data, text=None)
+            return allowed
+        return replace(allowed, data=reply.data, text=None)
 
 
 @frozen

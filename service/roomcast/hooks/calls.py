@@ -45,7 +45,8 @@ from roomcast.observe.counters import Histogram, HookCounters, HookOutcome
 from roomcast.rates import Rate, Seldom
 from roomcast.wire.channels import ChannelOverride, is_valid_name
 from roomcast.wire.codes import Error
-from roomcast.wire.shapes import NUMBER, TEXT, is_deeper
+from roomcast.wire.shapes import NUMBER, TEXT, is_deeper, whole
+from roomcast.wire.versions import VERSION_EPOCH_CHARS_MAX, VERSION_MAX
 
 __all__ = ["CALLS_UNDER_WAY_MAX", "FAILURES_TOLD", "HookCalls", "Hooks", "load_hooks", "refused"]
 
@@ -283,12 +284,18 @@ def _publish_reply(said: object) -> PublishReply | None:
     if said is None:
         return None
     reply = _of_type(said, PublishReply)
-    return reply if isinstance(reply.data, Unchanged) else PublishReply(_json(reply.data))
+    if not whole(0, VERSION_MAX).fits(reply.version):
+        raise ValueError(f"a version is from 0 to {VERSION_MAX}")
+    if len(_text(reply.version_epoch, "version_epoch")) > VERSION_EPOCH_CHARS_MAX:
+        raise ValueError(f"a version_epoch has at most {VERSION_EPOCH_CHARS_MAX} characters")
+    return reply if isinstance(reply.data, Unchanged) else replace(reply, data=_json(reply.data))
 
 
 def _subscription(found: object) -> ServerSubscription:
     sub = _of_type(found, ServerSubscription)
-    return ServerSubscription(_json(sub.info), _json(sub.data), _override(sub.override))
+    return ServerSubscription(
+        _json(sub.info), _json(sub.data), _override(sub.override), bool(sub.cache_recover)
+    )
 
 
 def _grant(found: object) -> Grant:

@@ -144,9 +144,14 @@ class PublishEvent:
 
 @dataclass(frozen=True, slots=True)
 class PublishReply:
-    """The client may publish: its own data, or `data` instead."""
+    """The client may publish: its own data, or `data` instead.
+
+    `version`, `version_epoch`: of the publication, as in the server API; 0 = it has none.
+    """
 
     data: Json | Unchanged = UNCHANGED
+    version: int = 0
+    version_epoch: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from roomcast.log.idempotency import COMMIT_WITHIN_MS
 from roomcast.log.item import ITEM_BYTES_MAX, LogItem
 from roomcast.log.lane import FIRST_BYTES, LANE_BYTES_MAX, Lane, Waiting
 from roomcast.log.rules import Pending, Tail, item_tail
-from roomcast.log.versions import fresh, is_stale
+from roomcast.log.versions import fresh
 from roomcast.observe.counters import AppendCounters
 from roomcast.observe.ports import Attributes, Span, Tracer
 from roomcast.observe.spans import (
@@ -534,40 +534,39 @@ class Appender:
     async def _leave_out_stale(
         self, channel: str, lane: Lane, append: _Append, tail: Tail
     ) -> Version | None:
-        """Answer the publications of `append` that are stale behind `tail`.
+        """Answer the publications at the front of `append` that are stale behind `tail`.
 
-        Returns the newest version behind the others. Those that only these make stale stay in the
-        append, and wait for its outcome. Nothing is answered if the append is now `doubted`.
+        Returns the newest version behind the others. Those of them that are stale are not written
+        either, and are answered with the others' outcome. Nothing is answered if the append is now
+        `doubted`.
 
         Raises _TailUnread.
         """
-        append.superseded = []
-        stale: list[Waiting] = []
         kept, newest = fresh((each.pending.version for each in append.batch), tail.newest_version)
+        first = kept.index(True) if True in kept else len(kept)
+        stale = append.batch[:first]
+        if stale:
+            if not append.looked and lane.known_s <= max(each.submitted_s for each in stale):
+                append.doubted = True
+                return None
+            places = [await self._place_of(channel, each, tail.position) for each in stale]
+            if first > ANSWERED_AT_ONCE:
+                await self._answers.wait()
+            del append.batch[:first]
+            self._stale(lane, list(zip(stale, places, strict=True)))
+        append.superseded, written = [], 0
         for index, waiting in enumerate(append.batch):
-            if kept[index]:
-                continue
-            if is_stale(waiting.pending.version, tail.newest_version):
-                if lane.known_s <= waiting.submitted_s and not append.looked:
-                    append.doubted = True
-                    return None
-                stale.append(waiting)
+            if kept[first + index]:
+                written += 1
             elif waiting.pending.key is None:
-                append.superseded.append((waiting, sum(kept[:index])))
+                append.superseded.append((waiting, written))
             else:
-                # Its key may be in the log, which is asked when the others are in. Those behind it
-                # wait as well, or what came later would decide about it.
+                # Its key is looked up when those before it are in. Those behind it wait as well, or
+                # they would decide about it.
                 lane.give_back(append.batch, index)
                 before = (each.pending.version for each in append.batch)
                 newest = fresh(before, tail.newest_version)[1]
                 break
-        if stale:
-            places = [await self._place_of(channel, each, tail.position) for each in stale]
-            if len(stale) > ANSWERED_AT_ONCE:
-                await self._answers.wait()
-            answered = {id(waiting) for waiting in stale}
-            append.batch = [each for each in append.batch if id(each) not in answered]
-            self._stale(lane, list(zip(stale, places, strict=True)))
         return newest
 
     async def _place_of(

@@ -506,7 +506,13 @@ class ChannelLog:
         end, count, size = top, 0, 0
         while count < publications_max and size < bytes_max and end >= 1:
             page = await self._retried(
-                partial(self._table.read_backward, channel, end, ITEMS_A_PAGE)
+                partial(
+                    self._table.read_backward,
+                    channel,
+                    end,
+                    # An item has one publication at least.
+                    min(ITEMS_A_PAGE, publications_max - count),
+                )
             )
             run = contiguous((*page.items, *items), epoch)
             items = list(run)

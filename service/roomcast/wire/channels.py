@@ -13,6 +13,7 @@ __all__ = [
     "CHANNEL_BYTES_MAX",
     "NAMESPACE_SEPARATOR",
     "PRESENCE_SHARDS_MAX",
+    "RECOVERY_MODES",
     "RESERVED_PREFIX",
     "USERS_SEPARATOR",
     "Batching",
@@ -26,6 +27,9 @@ __all__ = [
 
 CHANNEL_BYTES_MAX: Final = 255
 NAMESPACE_SEPARATOR: Final = ":"
+# The values of `force_recovery_mode`: a recovery brings all publications that were missed, or the
+# newest.
+RECOVERY_MODES: Final = ("stream", "cache")
 # Publications of one batch, whatever the configuration says.
 BATCH_PUBLICATIONS_MAX: Final = 1000
 # Presence shards of one channel: each is a query whenever its members are read.
@@ -68,6 +72,8 @@ class ChannelOptions:
     history_size: int = 0
     history_ttl_s: int = 0
     force_recovery: bool = False
+    force_recovery_mode: str = "stream"
+    auto_cache_recover: bool = False
     force_positioning: bool = False
     allow_recovery: bool = False
     allow_positioning: bool = False
@@ -98,6 +104,11 @@ class ChannelOptions:
     @property
     def has_history(self) -> bool:
         return self.history_size > 0 and self.history_ttl_s > 0
+
+    @property
+    def recovers_newest(self) -> bool:
+        """Whether a recovery brings the newest publication, and nothing else that was missed."""
+        return self.force_recovery_mode == "cache"
 
     @property
     def batching(self) -> Batching | None:
