@@ -23,6 +23,9 @@ def main() -> int:
     parser.add_argument(
         "--batched", action="store_true", help="publications are collected before they go out"
     )
+    parser.add_argument(
+        "--latest", action="store_true", help="recoveries of the newest publication, and versions"
+    )
     parser.add_argument("--log", action="store_true", help="show what the nodes log")
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(20))
@@ -34,6 +37,7 @@ def main() -> int:
             sharded=arguments.sharded,
             batched=arguments.batched,
             express=arguments.express,
+            latest=arguments.latest,
         )
     lines = [
         *outcome.trace,

@@ -8,14 +8,16 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
+from typing import Any
 
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
 from roomcast.delivery.shard_rules import IDLE_S
 from roomcast.log.item import LogItem
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS
 from roomcast.wire.publication import StreamPosition
+from roomcast.wire.versions import Version
 from tests.simulation import clockwork
-from tests.simulation.checker import Checker, Kind, Violation
+from tests.simulation.checker import Checker, Kind, Violation, contents_of
 from tests.simulation.clients import SimulatedClient
 from tests.simulation.contest import Contest
 from tests.simulation.ears import Ears, Wound, wound
@@ -33,6 +35,7 @@ from tests.simulation.nodes import (
     SimulatedNode,
 )
 from tests.simulation.reasons import Position, Reason
+from tests.simulation.versions import RETRIED_WITHIN_S, Versions
 from tests.simulation.world import (
     READS,
     SUBSCRIBING_S_MAX,
@@ -92,6 +95,8 @@ class Outcome:
     calls: int
     # Express hints that nodes heard, before the stream's records and after them.
     hints: Counter[str]
+    # Publications that were left out, because the log had a newer version.
+    stale: int = 0
     trace: list[str] = field(default_factory=list)
 
 
@@ -99,12 +104,19 @@ class Scenario:
     """Everything that happens in one run is drawn from the seed.
 
     `sharded`: with topic shards. `batched`: publications are collected before they go out.
-    `express`: with channels whose publications go out as express hints. The other runs stay what
-    they are without these.
+    `express`: with channels whose publications go out as express hints. `latest`: recoveries bring
+    the newest publication, and back ends publish versions. The other runs stay what they are
+    without these.
     """
 
     def __init__(
-        self, seed: int, *, sharded: bool = False, batched: bool = False, express: bool = False
+        self,
+        seed: int,
+        *,
+        sharded: bool = False,
+        batched: bool = False,
+        express: bool = False,
+        latest: bool = False,
     ) -> None:
         self.seed = seed
         self.sharded = sharded
@@ -120,8 +132,12 @@ class Scenario:
         self.checker = Checker(
             self.world.truth, self.world.committed.__contains__, self._troubled_s
         )
-        self.batches = _batches(Random(f"batches {seed}")) if batched else {}
-        self.checker.newest_only = bool(self.batches.get("batch_flush_latest"))
+        self.options: dict[str, Any] = _batches(Random(f"batches {seed}")) if batched else {}
+        self.checker.newest_only = bool(self.options.get("batch_flush_latest"))
+        self.versions = Versions(Random(f"versions {seed}")) if latest else None
+        if latest:
+            self.checker.recovers_newest = True
+            self.options |= {"force_recovery_mode": "cache", "auto_cache_recover": True}
         self.nodes: list[SimulatedNode] = []
         # Kept, or their tasks would be taken for tasks that nobody holds.
         self.dead: list[SimulatedNode] = []
@@ -197,6 +213,10 @@ class Scenario:
         """After the end of everything."""
         stream = [item for item in self.world.stream if item.channel != CANARY_CHANNEL]
         self.checker.finish(stream, self.world.heads)
+        if self.versions is not None:
+            contents = {item.batch: contents_of(item) for item in stream}
+            for wrong in self.versions.judge(stream, self.world.heads, contents):
+                self.checker.fail(Kind.STALE, wrong)
         for mishap in self.mishaps.found:
             self.checker.fail(Kind.MISHAP, mishap)
         return Outcome(
@@ -215,6 +235,7 @@ class Scenario:
                 (Counter(node.assembly.intake.express) for node in (*self.nodes, *self.dead)),
                 Counter[str](),
             ),
+            stale=0 if self.versions is None else self.versions.stale,
             trace=self.trace,
         )
 
@@ -245,6 +266,8 @@ class Scenario:
         ]
         if self.is_changed:
             actions.append((0.3, self._change_shards))
+        if self.versions is not None:
+            actions.append((6.0, self._publish_states))
         weights = [weight for weight, _ in actions]
         for _ in range(random.randint(10, 40)):
             action = random.choices([call for _, call in actions], weights)[0]
@@ -382,6 +405,28 @@ class Scenario:
         padding = PADDING_BYTES if self.large and self.random.random() < 0.5 else 0
         publish(channel, f"message-{self.published}", padding)
 
+    def _publish_states(self) -> None:
+        """Back ends do, which know of each other or not."""
+        assert self.versions is not None, "only in runs with versions"
+        random = self.versions.random
+        channel = random.choice(self.channels)
+        for _ in range(random.choice((1, 1, 2, 5))):
+            content, version = self.versions.next(channel)
+            self._publish_state(channel, content, version, self._now_s() + RETRIED_WITHIN_S)
+
+    def _publish_state(self, channel: str, content: str, version: Version, until_s: float) -> None:
+        assert self.versions is not None, "only in runs with versions"
+        node = self._pick_node()
+        if node is None:
+            return
+        key = content if content.endswith("7") else None
+        answered = partial(self.versions.answered, channel, content)
+        # A version that came back would not be known again behind one of another epoch.
+        again = None
+        if not self.versions.is_renumbered:
+            again = partial(self._publish_state, channel, content, version, until_s)
+        node.start(node.publish_state(channel, content, version, key, answered, again, until_s))
+
     def _publish_everywhere(self) -> None:
         for channel in self.channels:
             self.published += 1
@@ -464,6 +509,7 @@ class Scenario:
                 last=offset,
                 epoch=newest.epoch,
                 pubs='[{"data":',
+                newest_version=newest.newest_version,
                 batch=f"poison-{len(self.world.stream)}",
                 node="another",
                 ts=now_ms,
@@ -506,7 +552,7 @@ class Scenario:
             self.pace,
             self.mishaps,
             self.shards,
-            self.batches,
+            self.options,
             self._express(),
         )
         self.nodes.append(node)
@@ -541,7 +587,10 @@ class Scenario:
         return max(self.world.troubled_s, *(node.fate.thawed_at_s for node in self.nodes))
 
     def _note(self, what: str) -> None:
-        self.trace.append(f"{asyncio.get_running_loop().time():12.3f} {what}")
+        self.trace.append(f"{self._now_s():12.3f} {what}")
+
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()
 
 
 def simulate(
@@ -551,9 +600,10 @@ def simulate(
     sharded: bool = False,
     batched: bool = False,
     express: bool = False,
+    latest: bool = False,
 ) -> Outcome:
     """Run the scenario of `seed`. `log`: show what the nodes log. The others: as of a Scenario."""
-    scenario = Scenario(seed, sharded=sharded, batched=batched, express=express)
+    scenario = Scenario(seed, sharded=sharded, batched=batched, express=express, latest=latest)
     perform(scenario, log=log)
     return scenario.outcome()
 

@@ -43,16 +43,31 @@ QUICK = {
     "an express hint is not held",
     "a batch goes to who came later as well",
     "a batch is dropped",
+    "what is stale is appended",
+    "a version is not carried on",
+    "the newest is not read",
     "a repeat is carried out",
     "a repeated command is taken",
 }
 # With express hints, one run of so many has topic shards as well, and one of so many batches.
 SHARDED_EVERY, BATCHED_EVERY = 4, 3
+# Fewer runs show what is different with latest values.
+LATEST_SEEDS = SEEDS // 3
 
 
-def simulate_some(first: int, *, sharded: bool = False, batched: bool = False) -> list[Outcome]:
-    last = min(first + SEEDS_A_JOB, SEEDS)
-    return [simulate(seed, sharded=sharded, batched=batched) for seed in range(first, last)]
+def simulate_some(
+    first: int,
+    *,
+    seeds: int = SEEDS,
+    sharded: bool = False,
+    batched: bool = False,
+    latest: bool = False,
+) -> list[Outcome]:
+    last = min(first + SEEDS_A_JOB, seeds)
+    return [
+        simulate(seed, sharded=sharded, batched=batched, latest=latest)
+        for seed in range(first, last)
+    ]
 
 
 def simulate_express(first: int) -> list[Outcome]:
@@ -78,6 +93,7 @@ def first_caught(number: int) -> int | None:
                 sharded=mutation.sharded,
                 batched=mutation.batched,
                 express=mutation.express,
+                latest=mutation.latest,
             )
         if mutation.is_seen(outcome.violations):
             return seed
@@ -122,9 +138,9 @@ def test_the_invariants_hold(pool: ProcessPoolExecutor) -> None:
         assert set(Reason) - {Reason.SILENCE} <= set(told)
 
 
-def hold_all(pool: ProcessPoolExecutor, **kind: bool) -> None:
-    """All seeds of one kind of runs."""
-    some = pool.map(partial(simulate_some, **kind), range(0, SEEDS, SEEDS_A_JOB))
+def hold_all(pool: ProcessPoolExecutor, seeds: int = SEEDS, **kind: bool) -> list[Outcome]:
+    """All seeds of one kind of runs. Returns what they came to."""
+    some = pool.map(partial(simulate_some, seeds=seeds, **kind), range(0, seeds, SEEDS_A_JOB))
     outcomes = [outcome for each in some for outcome in each]
     [option] = kind
     message = "\n".join(
@@ -134,7 +150,8 @@ def hold_all(pool: ProcessPoolExecutor, **kind: bool) -> None:
         if outcome.violations
     )
     assert not message, message
-    assert sum(outcome.delivered for outcome in outcomes) > 10 * SEEDS
+    assert sum(outcome.delivered for outcome in outcomes) > 10 * seeds
+    return outcomes
 
 
 @pytest.mark.timeout(600)
@@ -163,6 +180,13 @@ def test_the_invariants_hold_with_topic_shards(pool: ProcessPoolExecutor) -> Non
 @pytest.mark.timeout(600)
 def test_the_invariants_hold_with_batches(pool: ProcessPoolExecutor) -> None:
     hold_all(pool, batched=True)
+
+
+@pytest.mark.timeout(600)
+def test_the_invariants_hold_with_latest_values(pool: ProcessPoolExecutor) -> None:
+    outcomes = hold_all(pool, LATEST_SEEDS, latest=True)
+    assert sum(outcome.stale for outcome in outcomes) > LATEST_SEEDS
+    assert sum(outcome.recovered for outcome in outcomes) > LATEST_SEEDS
 
 
 def test_a_seed_repeats_itself() -> None:
