@@ -92,7 +92,7 @@ async def test_what_is_stale_reaches_nobody(
     told = []
     async with aiohttp.ClientSession() as session:
         for number, epoch, instance in handed:
-            body = {"channel": channel, "data": f"{epoch}{number}"}
+            body: dict[str, Any] = {"channel": channel, "data": f"{epoch}{number}"}
             body |= {"version": number, "version_epoch": epoch}
             async with session.post(f"{dev.urls[instance]}/api/publish", json=body) as answer:
                 told.append((await answer.json())["result"]["offset"])

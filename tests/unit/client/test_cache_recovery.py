@@ -8,6 +8,7 @@ from typing import Any, Final
 import pytest
 
 from roomcast.auth.verifier import sign_connection
+from roomcast.fleet.order_signals import SubscribeOrder, Target
 from roomcast.hooks import ConnectEvent, ConnectReply, ServerSubscription
 from roomcast.hooks.calls import Hooks
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS
@@ -256,3 +257,16 @@ def test_an_unset_mode_is_stream() -> None:
     """As in Centrifugo."""
     assert not ChannelOptions().recovers_newest
     assert not ChannelOptions(force_recovery_mode="").recovers_newest
+
+
+async def test_an_order_of_the_server_api_brings_it_behind_the_subscription(
+    node: LocalNode,
+) -> None:
+    await published(node, 1, 2, channel="auto:room")
+    client = await node.client()
+    node.assembly.node.orders.give(SubscribeOrder(Target(client=client.id), "auto:room"))
+    await until(lambda: client.socket.offsets("auto:room") == [2])
+    assert [next(iter(push.keys() - {"channel"})) for push in client.socket.pushes] == [
+        "subscribe",
+        "pub",
+    ]
