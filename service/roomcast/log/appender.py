@@ -345,7 +345,7 @@ class Appender:
                 tail = await self._end_of_log(channel, lane, append)
                 self._refill(channel, lane, append)
                 newest_version = None
-                if lane.versions:
+                if lane.versions or append.superseded:
                     newest_version = await self._leave_out_stale(channel, lane, append, tail)
                 if not append.batch or append.doubted:
                     continue

@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 
 from benchmarks.contention import VirtualClock
 from roomcast.log.appender import ANSWERED_AT_ONCE, Appender
-from roomcast.log.channel_log import ChannelLog, NotAppended, OutcomeUnknown
+from roomcast.log.channel_log import (
+    APPEND_DEADLINE_S,
+    ChannelLog,
+    NotAppended,
+    OutcomeUnknown,
+)
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS
 from roomcast.log.versions import is_stale
 from roomcast.ports import Contended, Rejected, Throttled, UnknownOutcome
@@ -151,6 +156,25 @@ async def test_what_others_of_an_append_make_stale_fails_with_them(
         with pytest.raises(NotAppended):
             await position
     assert await writer.publish(2) == 2
+
+
+async def test_what_waited_too_long_is_answered_once(fleet: Fleet, writer: Writer) -> None:
+    """Though nothing with a version is left when the append is tried again."""
+    await writer.publish(1)
+    held = fleet.traffic.hold("put_item", "sent")
+    positions = [writer.submit(number) for number in (3, 2)]
+    await held.arrived()
+    fleet.clock.advance(APPEND_DEADLINE_S - 1)
+    later = writer.submit(0)
+    fleet.world.fail_next("put_item", Throttled("busy"))
+    fleet.clock.advance(2.0)
+    held.release()
+    assert (await later).offset == 2
+    for position in positions:
+        with pytest.raises(NotAppended):
+            await position
+    assert writer.appender.counters.publications["stale"] == 0
+    assert writer.appender.waiting_bytes == 0
 
 
 async def test_a_lost_race_is_decided_anew_by_the_winner(fleet: Fleet, writer: Writer) -> None:
