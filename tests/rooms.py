@@ -75,7 +75,7 @@ ROOMS: Final[Mapping[str, Room]] = {
         "structlog",
     ),
     "log": _room(
-        "③ the channel log: items, rules, turns, appends, history, idempotency",
+        "③ the channel log: items, rules, turns, appends, history, idempotency, versions",
         "backoff concurrency frozen observe ports wire",
         "orjson structlog",
     ),
@@ -221,7 +221,7 @@ PURE: Final = frozenset(
     {
         "wire", "account.readings", "account.rules", "admin.passwords", "admin.sessions", "auth.claims", "auth.summary", "backoff", "bench.advice", "bench.chart", "bench.commands", "bench.histogram", "bench.ledger", "bench.plan", "bench.report", "client.closings", "client.effects", "client.permissions", "client.session", "cost", "config.channel_options", "config.checks", "config.consumer_options", "consumers.messages", "consumers.rules", "config.declaration", "config.issuers", "patterns",
         "config.messages", "config.options", "config.rendering", "hooks.api",
-        "hooks.events", "log.contention", "log.idempotency", "log.item", "log.rules", "log.times", "delivery.allowance", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil", "delivery.gap_wait",
+        "hooks.events", "log.contention", "log.idempotency", "log.item", "log.rules", "log.times", "delivery.allowance", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil", "delivery.gap_wait", "log.versions",
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer",
         "delivery.shard_rules", "delivery.shards", "delivery.signals", "delivery.tags_filters", "delivery.tail_checks", "dev.event_source", "ec2.rules", "ecs.rules", "fleet.badges", "fleet.drain_signals", "fleet.end_signals", "fleet.deployment", "fleet.inquiry_signals", "fleet.lease_record",
         "fleet.order_signals", "fleet.roster", "frozen", "fleet.node_info_signals", "node.isolation_rules", "observe.counters", "observe.emf",

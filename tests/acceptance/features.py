@@ -188,6 +188,21 @@ SECTIONS: Final = (
                 "from a position of the application (JavaScript `since`, Python `get_state`)",
                 ["test_limits::test_a_subscription_from_a_position_of_the_application"],
             ),
+            Feature(
+                "the newest publication first, if asked for (`force_recovery_mode`: cache)",
+                ["test_latest_values::test_a_subscription_begins_with_the_newest_publication"],
+            ),
+            Feature(
+                "the newest publication first, unasked (`auto_cache_recover`)",
+                [
+                    "test_latest_values::test_a_subscription_begins_with_the_newest_publication",
+                    "test_latest_values::test_a_server_side_subscription_begins_with_the_newest_publication",
+                ],
+            ),
+            Feature(
+                "what is stale is left out (`version` in the server API)",
+                ["test_latest_values::test_what_is_stale_reaches_nobody"],
+            ),
             Feature("`data` of the reply", ["test_hooks::test_the_example"]),
             Feature(
                 "join and leave events, forced or asked for",

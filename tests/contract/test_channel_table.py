@@ -11,6 +11,7 @@ import pytest
 from roomcast.log.idempotency import KeyItem
 from roomcast.log.item import ITEM_KEYS_MAX, LogItem
 from roomcast.log.ports import ChannelTable, Holders, Page, TailExpired
+from roomcast.wire.versions import VERSION_MAX, Version
 from tests.contract.backends import Backend
 from tests.contract.items import head, keyed, log_item
 
@@ -46,6 +47,23 @@ async def test_an_item_is_stored_as_it_was_written(table: ChannelTable, valid_un
     item = log_item(1, 3, text='"\u2028\U0001f600\x00')
     await written(table, valid_until, item)
     assert await table.newest("room") == item
+
+
+@pytest.mark.parametrize("version", [Version(1), Version(VERSION_MAX, "é" * 64)], ids=str)
+async def test_the_newest_version_comes_with_whatever_tells_the_end(
+    table: ChannelTable, valid_until: int, version: Version
+) -> None:
+    item = replace(log_item(1, batch="first"), newest_version=version)
+    assert await table.put_head(replace(head("v1"), newest_version=version), None)
+    assert await table.head("room") == replace(head("v1"), newest_version=version)
+    await written(table, valid_until, item)
+    assert await table.newest("room") == item
+    assert (await table.read_behind("room", 0, 10)).items == (item,)
+    assert await table.put_item(log_item(1, batch="second"), valid_until) == item
+    _, keys = keyed(1, "k", batch="third")
+    holders = await table.put_keyed_item(log_item(1, batch="third"), keys, valid_until)
+    assert holders is not None
+    assert holders.item == item
 
 
 async def test_the_second_writer_of_a_key_gets_the_winner(

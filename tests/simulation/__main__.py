@@ -24,6 +24,9 @@ def main() -> int:
         "--batched", action="store_true", help="publications are collected before they go out"
     )
     parser.add_argument("--filtered", action="store_true", help="with clients that have filters")
+    parser.add_argument(
+        "--latest", action="store_true", help="recoveries of the newest publication, and versions"
+    )
     parser.add_argument("--log", action="store_true", help="show what the nodes log")
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(20))
@@ -36,6 +39,7 @@ def main() -> int:
             batched=arguments.batched,
             express=arguments.express,
             filtered=arguments.filtered,
+            latest=arguments.latest,
         )
     lines = [
         *outcome.trace,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
+from typing import Any
 
 import orjson
 
@@ -42,6 +43,8 @@ class Kind(StrEnum):
     TWICE = "I2 twice"
     # What was published with a key is not where its client was told.
     PLACE = "I2 place"
+    # A publication is in the log though a newer version was, or was left out though none was.
+    STALE = "I2 stale"
     # A client went from one offset to one behind the next.
     SKIPPED = "I3 skipped"
     # A client was shown an offset that it had seen.
@@ -124,6 +127,7 @@ class Checker:
     `troubled_s` when a call last failed or was slow.
     `newest_only`: of publications that were collected only the newest goes out.
     `kind_of`: the kind of a content, by which clients filter.
+    `recovers_newest`: recoveries bring the newest publication, whatever else was missed.
     """
 
     truth: Callable[[str], Truth]
@@ -131,6 +135,7 @@ class Checker:
     troubled_s: Callable[[], float]
     newest_only: bool = False
     kind_of: Callable[[str], str] = str
+    recovers_newest: bool = False
     violations: list[Violation] = field(default_factory=list)
     attempted: dict[str, str] = field(default_factory=dict)
     acknowledged: dict[str, float] = field(default_factory=dict)
@@ -196,6 +201,9 @@ class Checker:
         view.subscribed = True
         publications = result.get("publications", [])
         assert isinstance(publications, list)
+        if self.recovers_newest:
+            self._newest_reply(view, since, (epoch, offset), result, terms)
+            return
         if since is None or not result.get("recovered"):
             if since is not None:
                 self._refused(view, since, (epoch, offset), terms)
@@ -224,6 +232,41 @@ class Checker:
         view.position = since
         for publication in publications:
             self.push(view, publication)
+
+    def _newest_reply(
+        self,
+        view: View,
+        since: Position | None,
+        answered: Position,
+        result: dict[str, Any],
+        terms: Terms,
+    ) -> None:
+        """Each subscription begins with the newest publication, unless its client has that."""
+        publications, (epoch, offset) = result.get("publications", []), answered
+        if not result.get("was_recovering") or len(publications) > 1:
+            self.fail(Kind.REPLY, f"{view.client}: {len(publications)} instead of the newest")
+        if not result.get("recovered"):
+            if publications:
+                self.fail(Kind.REPLY, f"{view.client}: publications without recovery")
+            if offset:
+                self._refused(view, (epoch, offset - 1), answered, terms)
+            view.position = answered
+            return
+        self.recovered += 1
+        asked = since[1] if since is not None else 0
+        if offset != asked:
+            self.fail(Kind.REPLY, f"{view.client}: recovered from {offset} instead of {asked}")
+        if not publications:
+            if since is None or since[0] != epoch:
+                self.fail(Kind.REPLY, f"{view.client}: nothing behind {since} in {epoch}")
+            view.position = answered
+            return
+        newest = publications[0]["offset"]
+        if since is not None and since != view.made_up and epoch == since[0] and newest <= asked:
+            self.fail(Kind.REPEATED, f"{view.client}: stood at {since}, was given {newest}")
+        self._within_bounds(view, (epoch, newest - 1), newest, terms)
+        view.position = (epoch, newest - 1)
+        self.push(view, publications[0])
 
     def _refused(self, view: View, since: Position, answered: Position, terms: Terms) -> None:
         truth = self.truth(view.channel)

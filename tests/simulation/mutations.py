@@ -58,6 +58,7 @@ from roomcast.log.channel_log import Appended, ChannelLog, KeysTaken, NotAppende
 from roomcast.log.contention import Contention
 from roomcast.log.idempotency import KeyItem
 from roomcast.log.item import HEAD_OFFSET, Head, LogItem
+from roomcast.log.lane import Lane
 from roomcast.log.ports import Holders
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS, Pending, Tail
 from roomcast.log.watched_table import WatchedTable
@@ -65,6 +66,7 @@ from roomcast.ports import PortError, UnknownOutcome
 from roomcast.testing.memory import MemoryChannelTable
 from roomcast.wire.encoding import Sent
 from roomcast.wire.publication import Publication, Record, StreamPosition
+from roomcast.wire.versions import Version
 from tests.simulation.checker import Kind, Violation
 from tests.simulation.world import READS, SimulatedWorld
 
@@ -83,7 +85,7 @@ class Mutation:
 
     `breaks`, `text`: the kind of violation that must be seen, and what it must say.
     `alone`: the run that shows it shows nothing else. `seeds` bounds how many runs may be needed.
-    `sharded`, `batched`, `express`, `filtered`: of which runs they are.
+    `sharded`, `batched`, `express`, `filtered`, `latest`: of which runs they are.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Mutation:
     batched: bool = False
     express: bool = False
     filtered: bool = False
+    latest: bool = False
 
     def is_seen(self, violations: Sequence[Violation]) -> bool:
         """Whether these are what it must lead to."""
@@ -1152,6 +1155,115 @@ def tests_dropped() -> Iterator[None]:
         yield
 
 
+# ---- versions, and recoveries of the newest publication
+
+
+@contextmanager
+def stale_is_appended() -> Iterator[None]:
+    """Whatever its version is."""
+
+    def fresh(
+        versions: Iterable[Version | None], newest: Version | None
+    ) -> tuple[list[bool], Version | None]:
+        kept = list(versions)
+        said = [version for version in kept if version is not None]
+        return [True] * len(kept), said[-1] if said else newest
+
+    with patch.object(appender_module, "fresh", fresh):
+        yield
+
+
+@contextmanager
+def lost_race_decides_nothing() -> Iterator[None]:
+    """What was not stale when an append began is not looked at again when it has lost a race."""
+    original = Appender._leave_out_stale
+
+    async def leave_out_stale(
+        self: Appender, channel: str, lane: Lane, append: Any, tail: Tail
+    ) -> Version | None:
+        if not append.losses:
+            return await original(self, channel, lane, append, tail)
+        versions = (each.pending.version for each in append.batch)
+        return next((version for version in versions if version is not None), None)
+
+    with patch.object(Appender, "_leave_out_stale", leave_out_stale):
+        yield
+
+
+@contextmanager
+def version_not_carried_on() -> Iterator[None]:
+    """An append of publications without a version forgets the newest one."""
+    original = rules.append_item
+
+    def append_item(channel: str, tail: Tail, *arguments: Any, **named: Any) -> LogItem:
+        return original(channel, replace(tail, newest_version=None), *arguments, **named)
+
+    with patch.object(channel_log_module, "append_item", append_item):
+        yield
+
+
+@contextmanager
+def heads_forget_versions() -> Iterator[None]:
+    """A head that is renewed, or hides what is there, does not have the newest version."""
+    original = rules.next_head
+
+    def next_head(*arguments: Any, **named: Any) -> Head:
+        return replace(original(*arguments, **named), newest_version=None)
+
+    with patch.object(channel_log_module, "next_head", next_head):
+        yield
+
+
+@contextmanager
+def superseded_told_before_its_time() -> Iterator[None]:
+    """What others of an append make stale is answered at once, though they are not in the log."""
+    original = Appender._leave_out_stale
+
+    async def leave_out_stale(
+        self: Appender, channel: str, lane: Lane, append: Any, tail: Tail
+    ) -> Version | None:
+        newest = await original(self, channel, lane, append, tail)
+        early = [waiting for waiting, _ in append.superseded]
+        append.batch = append.written
+        append.superseded = []
+        self._stale(lane, [(waiting, tail.position) for waiting in early])
+        return newest
+
+    with patch.object(Appender, "_leave_out_stale", leave_out_stale):
+        yield
+
+
+@contextmanager
+def newest_is_what_the_node_knows() -> Iterator[None]:
+    """A client that has seen more than the node gets the newest that the node has."""
+    original = recover
+
+    def recovered(
+        since: StreamPosition, position: StreamPosition, ring: Ring, window: Window
+    ) -> Answer:
+        if window.newest_only and since.offset > position.offset:
+            since = StreamPosition("", 0)
+        return original(since, position, ring, window)
+
+    with patch.object(join_reads_module, "recover", recovered):
+        yield
+
+
+@contextmanager
+def newest_is_not_read() -> Iterator[None]:
+    """Who wants the newest publication gets none, unless the node has it at hand."""
+    original = recover
+
+    def recovered(
+        since: StreamPosition, position: StreamPosition, ring: Ring, window: Window
+    ) -> Answer:
+        answer = original(since, position, ring, window)
+        return Unrecovered() if answer == LogNeeded(ahead=False) else answer
+
+    with patch.object(join_reads_module, "recover", recovered):
+        yield
+
+
 MUTATIONS = (
     Mutation("no hold", Kind.SKIPPED, no_hold),
     Mutation("repeats not dropped", Kind.REPEATED, no_repeats_dropped),
@@ -1257,6 +1369,33 @@ MUTATIONS = (
         repeat_of_a_hint_not_dropped,
         express=True,
     ),
+    Mutation("what is stale is appended", Kind.STALE, stale_is_appended, latest=True),
+    Mutation(
+        "a lost race decides nothing",
+        Kind.STALE,
+        lost_race_decides_nothing,
+        text="behind",
+        latest=True,
+        seeds=2000,
+    ),
+    Mutation("a version is not carried on", Kind.STALE, version_not_carried_on, latest=True),
+    Mutation(
+        "heads forget versions", Kind.STALE, heads_forget_versions, text="a head", latest=True
+    ),
+    Mutation(
+        "a superseded publication is told before its time",
+        Kind.STALE,
+        superseded_told_before_its_time,
+        text="was left out",
+        latest=True,
+    ),
+    Mutation(
+        "the newest is what the node knows",
+        Kind.REPEATED,
+        newest_is_what_the_node_knows,
+        latest=True,
+    ),
+    Mutation("the newest is not read", Kind.REFUSED, newest_is_not_read, alone=True, latest=True),
     Mutation("a batch goes to who came later as well", Kind.REPEATED, batch_for_late, batched=True),
     Mutation("a batch is dropped", Kind.SKIPPED, batch_dropped, batched=True),
     Mutation("recoveries are not filtered", Kind.UNWANTED, recoveries_not_filtered, filtered=True),

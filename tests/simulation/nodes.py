@@ -21,12 +21,15 @@ from roomcast.delivery.shards import shard_of
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.fleet.lease_record import Lease
 from roomcast.hooks.calls import Hooks
+from roomcast.log.appender import Full
+from roomcast.log.channel_log import NotAppended, OutcomeUnknown
 from roomcast.log.lane import LANE_BYTES_MAX
 from roomcast.node.assembly import Assembly, Ports, assemble, build_core
 from roomcast.ports import PortError
 from roomcast.testing.memory import MemoryLeases, MemoryPresence, MemoryQueue, MemoryTopic
 from roomcast.wire.channels import ChannelOptions, ChannelRules
-from roomcast.wire.publication import StreamPosition
+from roomcast.wire.publication import Publication, StreamPosition
+from roomcast.wire.versions import Version
 from tests.simulation.clients import ClientSocket
 from tests.simulation.mishaps import Mishaps
 from tests.simulation.reasons import Terms
@@ -135,7 +138,7 @@ class SimulatedNode:
         pace: Pace,
         mishaps: Mishaps,
         shards: int = 1,
-        batches: Mapping[str, int] = MappingProxyType({}),
+        options: Mapping[str, Any] = MappingProxyType({}),
         express: Express | None = None,
         hooks: Hooks | None = None,
     ) -> None:
@@ -144,7 +147,7 @@ class SimulatedNode:
         # Whether it was suspended for so long that it closes its connections.
         self.slept = False
         self._mishaps = mishaps
-        self._config = config = _config(random, pace, shards, batches, express)
+        self._config = config = _config(random, pace, shards, options, express)
         self._context = contextvars.copy_context()
         self._context.run(FATE.set, self.fate)
         self._sockets: list[ClientSocket] = []
@@ -226,6 +229,34 @@ class SimulatedNode:
         """As by the API; `removed` is told up to where."""
         with suppress(PortError):
             removed(await self.assembly.log.remove_history(channel))
+
+    async def publish_state(
+        self,
+        channel: str,
+        content: str,
+        version: Version,
+        key: str | None,
+        answered: Callable[[StreamPosition], None],
+        again: Callable[[], None] | None,
+        until_s: float,
+    ) -> None:
+        """As by the API; `answered` is told where it is, or where the log ends. `again`: what its
+        back end does until `until_s` when the outcome is not known.
+        """
+        options = self._config.channel.options(channel)
+        assert options is not None, "the channels here have options"
+        submit = self.assembly.appender.submit
+        try:
+            position = await submit(
+                channel, Publication(content), options.history_ttl_s * 1000, key, version=version
+            )
+        except (Full, NotAppended):
+            return
+        except OutcomeUnknown:
+            if again is not None and self.clock.monotonic_s() < until_s:
+                again()
+            return
+        answered(position)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Something that happens on this node."""
@@ -327,13 +358,13 @@ def _config(
     random: Random,
     pace: Pace,
     shards: int,
-    batches: Mapping[str, int],
+    options: Mapping[str, Any],
     express: Express | None,
 ) -> Config:
     """Nodes of one fleet may differ in what they keep, show and bring:
     a rolling change of configuration.
     """
-    config = _plain_config(random, pace, shards, batches)
+    config = _plain_config(random, pace, shards, options)
     if express is None:
         return config
     plain = config.channel.without_namespace
@@ -344,7 +375,7 @@ def _config(
     )
 
 
-def _plain_config(random: Random, pace: Pace, shards: int, batches: Mapping[str, int]) -> Config:
+def _plain_config(random: Random, pace: Pace, shards: int, options: Mapping[str, Any]) -> Config:
     return Config(
         aws=AwsConfig(topic_shards=shards),
         client=ClientConfig(
@@ -360,7 +391,7 @@ def _plain_config(random: Random, pace: Pace, shards: int, batches: Mapping[str,
                 history_ttl_s=random.choice((60, 3600, 3 * 86_400)),
                 force_recovery=True,
                 allow_tags_filter=True,
-                **batches,  # type: ignore[arg-type]  # they are options
+                **options,
             )
         ),
         node=NodeConfig(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
+from typing import Any
 
 from roomcast.concurrency import Budget
 from roomcast.delivery.canary_rules import CANARY_CHANNEL
@@ -15,6 +16,7 @@ from roomcast.delivery.shard_rules import IDLE_S
 from roomcast.log.item import LogItem
 from roomcast.log.rules import MARGIN_MS, MIN_RETENTION_MS
 from roomcast.wire.publication import StreamPosition
+from roomcast.wire.versions import Version
 from tests.simulation import clockwork, filters
 from tests.simulation.checker import Checker, Kind, View, Violation, contents
 from tests.simulation.clients import SimulatedClient
@@ -34,6 +36,7 @@ from tests.simulation.nodes import (
     SimulatedNode,
 )
 from tests.simulation.reasons import Position, Reason
+from tests.simulation.versions import RETRIED_WITHIN_S, Versions
 from tests.simulation.world import (
     READS,
     SUBSCRIBING_S_MAX,
@@ -95,6 +98,8 @@ class Outcome:
     calls: int
     # Express hints that nodes heard, before the stream's records and after them.
     hints: Counter[str]
+    # Publications that were left out, because the log had a newer version.
+    stale: int = 0
     trace: list[str] = field(default_factory=list)
 
 
@@ -103,7 +108,8 @@ class Scenario:
 
     `sharded`: with topic shards. `batched`: publications are collected before they go out.
     `express`: with channels whose publications go out as express hints. `filtered`: with clients
-    that have filters. The other runs stay what they are without these.
+    that have filters. `latest`: recoveries bring the newest publication, and back ends publish
+    versions. The other runs stay what they are without these.
     """
 
     def __init__(
@@ -114,6 +120,7 @@ class Scenario:
         batched: bool = False,
         express: bool = False,
         filtered: bool = False,
+        latest: bool = False,
     ) -> None:
         self.seed = seed
         self.sharded = sharded
@@ -131,8 +138,12 @@ class Scenario:
         )
         self.filters = Random(f"filters {seed}") if filtered else None
         self.checker.kind_of = filters.kind_of
-        self.batches = _batches(Random(f"batches {seed}")) if batched else {}
-        self.checker.newest_only = bool(self.batches.get("batch_flush_latest"))
+        self.options: dict[str, Any] = _batches(Random(f"batches {seed}")) if batched else {}
+        self.checker.newest_only = bool(self.options.get("batch_flush_latest"))
+        self.versions = Versions(Random(f"versions {seed}")) if latest else None
+        if latest:
+            self.checker.recovers_newest = True
+            self.options |= {"force_recovery_mode": "cache", "auto_cache_recover": True}
         self.nodes: list[SimulatedNode] = []
         # Kept, or their tasks would be taken for tasks that nobody holds.
         self.dead: list[SimulatedNode] = []
@@ -213,6 +224,10 @@ class Scenario:
         """After the end of everything."""
         stream = [item for item in self.world.stream if item.channel != CANARY_CHANNEL]
         self.checker.finish(stream, self.world.heads)
+        if self.versions is not None:
+            held = {item.batch: contents(item) for item in stream}
+            for wrong in self.versions.judge(stream, self.world.heads, held):
+                self.checker.fail(Kind.STALE, wrong)
         for mishap in self.mishaps.found:
             self.checker.fail(Kind.MISHAP, mishap)
         return Outcome(
@@ -231,6 +246,7 @@ class Scenario:
                 (Counter(node.assembly.intake.express) for node in (*self.nodes, *self.dead)),
                 Counter[str](),
             ),
+            stale=0 if self.versions is None else self.versions.stale,
             trace=self.trace,
         )
 
@@ -261,6 +277,8 @@ class Scenario:
         ]
         if self.is_changed:
             actions.append((0.3, self._change_shards))
+        if self.versions is not None:
+            actions.append((6.0, self._publish_states))
         weights = [weight for weight, _ in actions]
         for _ in range(random.randint(10, 40)):
             action = random.choices([call for _, call in actions], weights)[0]
@@ -422,6 +440,28 @@ class Scenario:
         padding = PADDING_BYTES if self.large and self.random.random() < 0.5 else 0
         publish(channel, f"message-{self.published}", padding)
 
+    def _publish_states(self) -> None:
+        """Back ends do, which know of each other or not."""
+        assert self.versions is not None, "only in runs with versions"
+        random = self.versions.random
+        channel = random.choice(self.channels)
+        for _ in range(random.choice((1, 1, 2, 5))):
+            content, version = self.versions.next(channel)
+            self._publish_state(channel, content, version, self._now_s() + RETRIED_WITHIN_S)
+
+    def _publish_state(self, channel: str, content: str, version: Version, until_s: float) -> None:
+        assert self.versions is not None, "only in runs with versions"
+        node = self._pick_node()
+        if node is None:
+            return
+        key = content if content.endswith("7") else None
+        answered = partial(self.versions.answered, channel, content)
+        # A version that came back would not be known again behind one of another epoch.
+        again = None
+        if not self.versions.is_renumbered:
+            again = partial(self._publish_state, channel, content, version, until_s)
+        node.start(node.publish_state(channel, content, version, key, answered, again, until_s))
+
     def _publish_everywhere(self) -> None:
         for channel in self.channels:
             self.published += 1
@@ -504,6 +544,7 @@ class Scenario:
                 last=offset,
                 epoch=newest.epoch,
                 pubs='[{"data":',
+                newest_version=newest.newest_version,
                 batch=f"poison-{len(self.world.stream)}",
                 node="another",
                 ts=now_ms,
@@ -546,7 +587,7 @@ class Scenario:
             self.pace,
             self.mishaps,
             self.shards,
-            self.batches,
+            self.options,
             self._express(),
             None if self.filters is None else filters.hooks(),
         )
@@ -586,7 +627,10 @@ class Scenario:
         return max(self.world.troubled_s, *(node.fate.thawed_at_s for node in self.nodes))
 
     def _note(self, what: str) -> None:
-        self.trace.append(f"{asyncio.get_running_loop().time():12.3f} {what}")
+        self.trace.append(f"{self._now_s():12.3f} {what}")
+
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()
 
 
 def simulate(
@@ -597,9 +641,12 @@ def simulate(
     batched: bool = False,
     express: bool = False,
     filtered: bool = False,
+    latest: bool = False,
 ) -> Outcome:
     """Run the scenario of `seed`. `log`: show what the nodes log. The others: as of a Scenario."""
-    scenario = Scenario(seed, sharded=sharded, batched=batched, express=express, filtered=filtered)
+    scenario = Scenario(
+        seed, sharded=sharded, batched=batched, express=express, filtered=filtered, latest=latest
+    )
     perform(scenario, log=log)
     return scenario.outcome()
 

@@ -45,6 +45,9 @@ QUICK = {
     "a batch is dropped",
     "recoveries are not filtered",
     "tests of a full turn are dropped",
+    "what is stale is appended",
+    "a version is not carried on",
+    "the newest is not read",
     "a repeat is carried out",
     "a repeated command is taken",
 }
@@ -52,11 +55,23 @@ QUICK = {
 SHARDED_EVERY, BATCHED_EVERY = 4, 3
 # With filters half as many: below them the runs are what they are without.
 FILTERED_SEEDS = SEEDS // 2
+# Fewer runs show what is different with latest values.
+LATEST_SEEDS = SEEDS // 3
 
 
-def simulate_some(first: int, *, sharded: bool = False, batched: bool = False) -> list[Outcome]:
-    last = min(first + SEEDS_A_JOB, SEEDS)
-    return [simulate(seed, sharded=sharded, batched=batched) for seed in range(first, last)]
+def simulate_some(
+    first: int,
+    *,
+    seeds: int = SEEDS,
+    sharded: bool = False,
+    batched: bool = False,
+    latest: bool = False,
+) -> list[Outcome]:
+    last = min(first + SEEDS_A_JOB, seeds)
+    return [
+        simulate(seed, sharded=sharded, batched=batched, latest=latest)
+        for seed in range(first, last)
+    ]
 
 
 def simulate_filtered(first: int) -> list[Outcome]:
@@ -91,6 +106,7 @@ def first_caught(number: int) -> int | None:
                 batched=mutation.batched,
                 express=mutation.express,
                 filtered=mutation.filtered,
+                latest=mutation.latest,
             )
         if mutation.is_seen(outcome.violations):
             return seed
@@ -135,9 +151,9 @@ def test_the_invariants_hold(pool: ProcessPoolExecutor) -> None:
         assert set(Reason) - {Reason.SILENCE} <= set(told)
 
 
-def hold_all(pool: ProcessPoolExecutor, **kind: bool) -> None:
-    """All seeds of one kind of runs."""
-    some = pool.map(partial(simulate_some, **kind), range(0, SEEDS, SEEDS_A_JOB))
+def hold_all(pool: ProcessPoolExecutor, seeds: int = SEEDS, **kind: bool) -> list[Outcome]:
+    """All seeds of one kind of runs. Returns what they came to."""
+    some = pool.map(partial(simulate_some, seeds=seeds, **kind), range(0, seeds, SEEDS_A_JOB))
     outcomes = [outcome for each in some for outcome in each]
     [option] = kind
     message = "\n".join(
@@ -147,7 +163,8 @@ def hold_all(pool: ProcessPoolExecutor, **kind: bool) -> None:
         if outcome.violations
     )
     assert not message, message
-    assert sum(outcome.delivered for outcome in outcomes) > 10 * SEEDS
+    assert sum(outcome.delivered for outcome in outcomes) > 10 * seeds
+    return outcomes
 
 
 @pytest.mark.timeout(600)
@@ -191,6 +208,13 @@ def test_the_invariants_hold_with_filters(pool: ProcessPoolExecutor) -> None:
     assert not message, message
     assert sum(outcome.delivered for outcome in outcomes) > 10 * FILTERED_SEEDS
     assert sum(outcome.recovered for outcome in outcomes) > FILTERED_SEEDS
+
+
+@pytest.mark.timeout(600)
+def test_the_invariants_hold_with_latest_values(pool: ProcessPoolExecutor) -> None:
+    outcomes = hold_all(pool, LATEST_SEEDS, latest=True)
+    assert sum(outcome.stale for outcome in outcomes) > LATEST_SEEDS
+    assert sum(outcome.recovered for outcome in outcomes) > LATEST_SEEDS
 
 
 def test_a_seed_repeats_itself() -> None:

@@ -114,7 +114,8 @@ class ServerSubscription:
     `data` goes to the client itself, `info` to other clients. In a binary channel, `data` may be
     bytes. `raw`: those of a token's `b64data`, which are also the data if they are no JSON.
     `server_tags_filter`: it gets the publications whose tags pass; None = all. A hook gives it as
-    an object of the protocol's FilterNode.
+    an object of the protocol's FilterNode. `cache_recover`: it begins with the newest publication,
+    where the channel recovers in mode `cache`.
     """
 
     info: Json = None
@@ -122,6 +123,7 @@ class ServerSubscription:
     override: ChannelOverride = field(default_factory=ChannelOverride)
     raw: bytes | None = None
     server_tags_filter: Json = None
+    cache_recover: bool = False
 
 
 @frozen

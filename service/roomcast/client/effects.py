@@ -16,6 +16,7 @@ from roomcast.wire.codes import Closing, Error, Failing
 from roomcast.wire.commands import HistoryRequest, SubscribeRequest
 from roomcast.wire.publication import ClientInfo, Json, Payload, StreamPosition
 from roomcast.wire.tags_filter import Filter
+from roomcast.wire.versions import Version, version_of
 
 __all__ = [
     "AskPublish",
@@ -145,7 +146,8 @@ class Publish:
     """Publish `data`, a JSON value or bytes, in the name of `info`, then answer.
 
     `rpc`: the command was a call, and the answer has the position. `key`: the idempotency key.
-    `text`: the JSON text of the data as it came, which is kept. `tags`: from the publish hook.
+    `text`: the JSON text of the data as it came, which is kept. `tags`, `version`: from the publish
+    hook.
     """
 
     id: int
@@ -157,6 +159,7 @@ class Publish:
     key: str | None = None
     text: str | None = None
     tags: Mapping[str, str] | None = None
+    version: Version | None = None
 
 
 @frozen
@@ -176,6 +179,8 @@ class AskPublish:
         if reply is None:
             return self.otherwise
         allowed = replace(self.allowed, tags=reply.tags) if reply.tags else self.allowed
+        if reply.version:
+            allowed = replace(allowed, version=version_of(reply.version, reply.version_epoch))
         if isinstance(reply.data, Unchanged):
             return allowed
         if not allowed.options.takes(reply.data):

@@ -141,6 +141,7 @@ class Publishing:
                 effect.key,
                 received_ms=received_ms,
                 caller=self._caller,
+                version=effect.version,
             )
         except (Full, TooLarge, Unencodable) as error:
             place.give_back()

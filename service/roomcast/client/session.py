@@ -340,8 +340,9 @@ class Session:
             options=options,
             positioned=positioned,
             recoverable=recoverable,
-            since=since if positioned else None,
-            reject_unrecovered=request.reject_unrecovered,
+            since=_since(since, options, is_automatic=recoverable) if positioned else None,
+            # As in Centrifugo: who wants the newest publication gets in without one as well.
+            reject_unrecovered=request.reject_unrecovered and not options.recovers_newest,
             join_leave=options.join_leave and wants_join_leave,
             info=ClientInfo(
                 self.user, self.client, self._conn_info, claims.info if claims else None
@@ -659,7 +660,9 @@ class Session:
             options=options,
             positioned=positioned,
             recoverable=recoverable,
-            since=since if positioned else None,
+            since=_since(since, options, is_automatic=recoverable, is_wanted=sub.cache_recover)
+            if positioned
+            else None,
             reject_unrecovered=False,
             join_leave=options.join_leave and options.force_push_join_leave,
             info=ClientInfo(self.user, self.client, self._conn_info, sub.info),
@@ -684,3 +687,20 @@ class Session:
 def _is_misplaced(data: Payload, options: ChannelOptions) -> bool:
     """Whether `data`, which goes with a subscription, is bytes though the channel has JSON."""
     return isinstance(data, bytes) and not options.is_binary
+
+
+def _since(
+    asked: StreamPosition | None,
+    options: ChannelOptions,
+    *,
+    is_automatic: bool,
+    is_wanted: bool = False,
+) -> StreamPosition | None:
+    """The position to recover from. `asked`: by the client; None = it did not ask.
+
+    `is_automatic`: the newest publication may come without that, if the channel's options say so,
+    or the application (`is_wanted`).
+    """
+    if asked is not None or not (is_automatic and options.recovers_newest):
+        return asked
+    return StreamPosition("", 0) if options.auto_cache_recover or is_wanted else None

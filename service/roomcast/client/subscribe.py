@@ -307,6 +307,7 @@ class Subscribing:
             trim=0,
             cutoff_ts=self._services.clock.now_ms() - effect.options.history_ttl_s * 1000,
             limit=limit,
+            newest_only=effect.options.recovers_newest,
         )
 
     def _result(

@@ -14,6 +14,7 @@ from roomcast.wire.channels import (
     JSON,
     JSON_OBJECT,
     PRESENCE_SHARDS_MAX,
+    RECOVERY_MODES,
     ChannelOptions,
 )
 
@@ -44,6 +45,17 @@ _CHANNEL_RULES: Final[Mapping[str, Rules]] = {
         366 * 86_400,
     ),
     "force_recovery": Rules("Every subscription recovers what it missed. Needs history."),
+    "force_recovery_mode": Rules(
+        "What a recovery brings: `stream`, all that was missed; or `cache`, the newest "
+        "publication, for channels whose every publication has the whole state. See "
+        "[concepts.md](concepts.md#latest-value-channels).",
+        pattern="|".join(RECOVERY_MODES),
+        shape="`stream` or `cache`",
+    ),
+    "auto_cache_recover": Rules(
+        "Every subscription begins with the newest publication, though its client does not ask to "
+        'recover. Needs `force_recovery` and `force_recovery_mode = "cache"`.'
+    ),
     "force_positioning": Rules(
         "Every subscription is checked for gaps, and told when one cannot be closed. Needs history."
     ),

@@ -224,6 +224,11 @@ def _channel_conflicts(options: ChannelOptions, table: str) -> Iterator[tuple[st
     for name in ("force_recovery", "force_positioning"):
         if getattr(options, name) and not options.has_history:
             yield f"{table}.{name}", "needs history_size and history_ttl"
+    if options.auto_cache_recover and not (options.force_recovery and options.recovers_newest):
+        yield (
+            f"{table}.auto_cache_recover",
+            'needs force_recovery and force_recovery_mode = "cache"',
+        )
     if options.allowed_delta_types and not options.has_history:
         yield f"{table}.allowed_delta_types", "needs history_size and history_ttl"
     if options.express and not options.has_history:

@@ -42,6 +42,7 @@ from roomcast.delivery.recovery import (
     Recovered,
     Unrecovered,
     Window,
+    before_newest,
     recover,
 )
 from roomcast.frozen import frozen
@@ -71,6 +72,8 @@ _WINDOW_BYTES_MAX: Final = 3 * RING_BYTES_MAX
 # Minimum pause between log reads that clients can cause by claiming false positions. It is short
 # beside what a subscribe may take, and costs the log one read a second at most.
 _READ_PAUSE_S: Final = 1.0
+# Behind it there is everything.
+_ANYWHERE: Final = StreamPosition("", 0)
 # Epochs that clients claimed and the log did not confirm, which are remembered and not looked up
 # again.
 _DENIED_MAX: Final = 8
@@ -274,6 +277,8 @@ class JoinReads:
         top, hints = channel.order.top, channel.trim.hints
         farther = max(top - since.offset, READ_BACK_MIN, 2 * len(channel.ring))
         wanted = min(farther, window().limit, window().size, top)
+        if window().newest_only:
+            wanted = min(1, top)
         try:
             records, head = await asyncio.gather(
                 self._shared.log.forms_before(
@@ -434,10 +439,21 @@ class JoinTicket:
         self._read_count += 1
         if self.may_be_of_next_epoch():
             await self._reads.ask_epoch(self, since)
-        elif since.offset > channel.order.top:
-            self._given_up = not await self._reads.reach(self, since)
+        elif self._is_ahead(since):
+            is_reached = await self._reads.reach(self, since)
+            if not is_reached and self.window().newest_only:
+                # There is no such position, and a newest publication all the same.
+                self._since = _ANYWHERE
+            else:
+                self._given_up = not is_reached
         else:
+            if self.window().newest_only:
+                since = before_newest(since, channel.order.position)
             self._given_up = not await self._reads.read_back(self, since)
+
+    def _is_ahead(self, since: StreamPosition) -> bool:
+        order = self._reads.channel.order
+        return since.offset > order.top and since.epoch in ("", order.epoch)
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:

@@ -29,6 +29,7 @@ __all__ = [
     "Trim",
     "Unrecovered",
     "Window",
+    "before_newest",
     "recover",
 ]
 
@@ -171,18 +172,20 @@ class Window:
     """The visible part of a channel's history.
 
     It has the newest `size` publications, but none at or before offset `trim`, and none that was
-    appended before `cutoff_ts` (ms). One recovery brings `limit` at most.
+    appended before `cutoff_ts` (ms). One recovery brings `limit` at most. `newest_only`: it brings
+    the newest one, whatever else was missed.
     """
 
     size: int
     trim: int
     cutoff_ts: int
     limit: int
+    newest_only: bool = False
 
 
 @frozen
 class Recovered:
-    """All missed publications, ascending."""
+    """All missed publications that are wanted, ascending."""
 
     sent: tuple[Sent, ...]
 
@@ -212,10 +215,15 @@ def recover(since: StreamPosition, position: StreamPosition, ring: Ring, window:
     An empty epoch in `since` stands for the channel's own (Centrifuge protocol: subscribe,
     recovery).
     """
-    if since.epoch and since.epoch != position.epoch:
+    is_of_epoch = since.epoch in ("", position.epoch)
+    if not is_of_epoch and not window.newest_only:
         return Unrecovered()
-    if since.offset > position.offset:
+    if is_of_epoch and since.offset > position.offset:
         return LogNeeded(ahead=True)
+    if window.newest_only:
+        if not position.offset:
+            return Unrecovered()
+        since = before_newest(since, position)
     missed = position.offset - since.offset
     if missed > min(window.limit, window.size) or since.offset < window.trim:
         return Unrecovered() if missed else Recovered(())
@@ -225,3 +233,10 @@ def recover(since: StreamPosition, position: StreamPosition, ring: Ring, window:
     if sent and sent[0].ts < window.cutoff_ts:
         return Unrecovered()
     return Recovered(tuple(sent))
+
+
+def before_newest(since: StreamPosition, position: StreamPosition) -> StreamPosition:
+    """From where a client recovers that saw everything up to `since` and wants the newest only."""
+    if since == position:
+        return since
+    return StreamPosition(position.epoch, max(position.offset - 1, 0))

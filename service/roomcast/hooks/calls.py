@@ -46,8 +46,9 @@ from roomcast.rates import Rate, Seldom
 from roomcast.wire.channels import ChannelOverride, is_valid_name
 from roomcast.wire.codes import Error
 from roomcast.wire.publication import Payload
-from roomcast.wire.shapes import NUMBER, TEXT, is_deeper
+from roomcast.wire.shapes import NUMBER, TEXT, is_deeper, whole
 from roomcast.wire.tags_filter import Filter, filter_of
+from roomcast.wire.versions import VERSION_EPOCH_CHARS_MAX, VERSION_MAX
 
 __all__ = ["CALLS_UNDER_WAY_MAX", "FAILURES_TOLD", "HookCalls", "Hooks", "load_hooks", "refused"]
 
@@ -305,7 +306,11 @@ def _publish_reply(event: PublishEvent, said: object) -> PublishReply | None:
     data = reply.data
     if not isinstance(data, Unchanged):
         data = _of_type(data, bytes) if isinstance(event.data, bytes) else _json(data)
-    return PublishReply(data, _tags(reply.tags))
+    if not whole(0, VERSION_MAX).fits(reply.version):
+        raise ValueError(f"a version is from 0 to {VERSION_MAX}")
+    if len(_text(reply.version_epoch, "version_epoch")) > VERSION_EPOCH_CHARS_MAX:
+        raise ValueError(f"a version_epoch has at most {VERSION_EPOCH_CHARS_MAX} characters")
+    return replace(reply, data=data, tags=_tags(reply.tags))
 
 
 def _subscription(found: object, *, takes_bytes: bool) -> ServerSubscription:
@@ -316,6 +321,7 @@ def _subscription(found: object, *, takes_bytes: bool) -> ServerSubscription:
         data,
         _override(sub.override),
         server_tags_filter=_filter(sub.server_tags_filter),
+        cache_recover=bool(sub.cache_recover),
     )
 
 

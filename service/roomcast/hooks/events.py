@@ -148,11 +148,16 @@ class PublishEvent:
 @dataclass(frozen=True, slots=True)
 class PublishReply:
     """The client may publish: its own data, or `data` instead. That is bytes in a binary channel,
-    and an object where only objects may be published. `tags`: go with the publication.
+    and an object where only objects may be published.
+
+    `tags`: go with the publication. `version`, `version_epoch`: of the publication, as in the
+    server API; 0 = it has none.
     """
 
     data: Payload | Unchanged = UNCHANGED
     tags: Mapping[str, str] | None = None
+    version: int = 0
+    version_epoch: str = ""
 
 
 @dataclass(frozen=True, slots=True)

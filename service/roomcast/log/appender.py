@@ -38,6 +38,7 @@ from roomcast.log.idempotency import COMMIT_WITHIN_MS
 from roomcast.log.item import ITEM_BYTES_MAX, LogItem
 from roomcast.log.lane import FIRST_BYTES, LANE_BYTES_MAX, Lane, Waiting
 from roomcast.log.rules import Pending, Tail, item_tail
+from roomcast.log.versions import fresh
 from roomcast.observe.counters import AppendCounters
 from roomcast.observe.ports import Attributes, Span, Tracer
 from roomcast.observe.spans import (
@@ -57,6 +58,7 @@ from roomcast.wire.encoding import encode_stored
 from roomcast.wire.keys import is_valid_key
 from roomcast.wire.publication import Publication, StreamPosition
 from roomcast.wire.trace_context import TraceContext
+from roomcast.wire.versions import Version
 
 __all__ = [
     "ANSWERED_AT_ONCE",
@@ -120,7 +122,7 @@ class TooLarge(Exception):
 
 
 class _TailUnread(Exception):
-    """The channel's tail could not be read."""
+    """The channel's tail could not be read, or a key behind which something stale may stand."""
 
     def __init__(self, error: PortError) -> None:
         super().__init__(str(error))
@@ -133,21 +135,35 @@ class _Append:
 
     As long as the append is known not to be in the log, `batch` may change.
 
+    `superseded`: those of `batch` that are not written with the others, because one of these has a
+    newer version; each with the number of publications that are written before it.
+
     `writers`: other nodes that were seen writing in the channel, when it went in.
     `looked`: the tail was read since the last pause; from then on, each lost race shows the new
-    one. `postponed`: refusals in a row because the table was throttled. `why`: the last of them.
-    `span`: None = none of its publications is traced, or none was written yet.
+    one. `doubted`: it must be read, because something would be stale by an old one. `postponed`:
+    refusals in a row because the table was throttled. `why`: the last of them. `span`: None = none
+    of its publications is traced, or none was written yet.
     """
 
     batch: list[Waiting] = field(default_factory=list)
+    superseded: list[tuple[Waiting, int]] = field(default_factory=list)
     attempts: int = 0
     losses: int = 0
     turn_s: float = 0.0
     writers: int = 0
     looked: bool = False
+    doubted: bool = False
     postponed: int = 0
     why: Throttled | None = None
     span: Span | None = None
+
+    @property
+    def written(self) -> list[Waiting]:
+        """The publications that go into the log."""
+        if not self.superseded:
+            return self.batch
+        superseded = {id(waiting) for waiting, _ in self.superseded}
+        return [waiting for waiting in self.batch if id(waiting) not in superseded]
 
 
 class Appender:
@@ -203,6 +219,7 @@ class Appender:
         received_ms: int | None = None,
         caller: str = "",
         parent: TraceContext | None = None,
+        version: Version | None = None,
     ) -> asyncio.Future[StreamPosition]:
         """Queue `publication`. The future gets its position when it is committed.
 
@@ -211,7 +228,8 @@ class Appender:
         `received_ms`: when the publication was read from the client (wall clock; None = now). With
         a key, nothing is sent later than COMMIT_WITHIN_MS after that. `caller`: who publishes. If
         too many append at once, callers take turns. `parent`: the caller's span; None = it
-        has none.
+        has none. `version`: if the log has a newer one, or this one, nothing is published, and the
+        future gets the position of the log's end.
 
         Raises Full and TooLarge (not accepted) and Unencodable at once. The future raises
         NotAppended (known not to be in the log) or OutcomeUnknown. The first write begins within
@@ -219,7 +237,7 @@ class Appender:
         long. Cancelling the future does not take the publication back.
         """
         assert key is None or is_valid_key(key), "a malformed key is refused before"
-        pending = Pending.of(encode_stored(publication), key)
+        pending = Pending.of(encode_stored(publication), key, version)
         if pending.size > _PUBLICATION_BYTES_MAX:
             self.counters.publications["too_large"] += 1
             raise TooLarge("a publication that exceeds a log item")
@@ -326,7 +344,10 @@ class Appender:
             try:
                 tail = await self._end_of_log(channel, lane, append)
                 self._refill(channel, lane, append)
-                if not append.batch:
+                newest_version = None
+                if lane.versions or append.superseded:
+                    newest_version = await self._leave_out_stale(channel, lane, append, tail)
+                if not append.batch or append.doubted:
                     continue
                 append.attempts += 1
                 sent_s = self._clock.monotonic_s()
@@ -335,7 +356,7 @@ class Appender:
                 outcome = await self._log.append(
                     channel,
                     tail,
-                    [waiting.pending for waiting in append.batch],
+                    [waiting.pending for waiting in append.written],
                     lane.history_ttl_ms,
                     commit_by_ms=min(
                         (
@@ -347,6 +368,7 @@ class Appender:
                     ),
                     within_s=APPEND_DEADLINE_S - (sent_s - append.batch[-1].submitted_s),
                     trace=None if append.span is None else append.span.context,
+                    newest_version=newest_version,
                 )
             finally:
                 self._places.give_back()
@@ -416,7 +438,8 @@ class Appender:
         return True
 
     async def _end_of_log(self, channel: str, lane: Lane, append: _Append) -> Tail:
-        """The tail to append behind. It is read again if other nodes write to the channel.
+        """The tail to append behind. It is read again if other nodes write to the channel, or if
+        it would make something stale that came after it was learned.
 
         Raises _TailUnread.
         """
@@ -424,10 +447,11 @@ class Appender:
         if known is not None and known.valid_until <= self._clock.now_ms():
             known = None
         if known is not None and (
-            append.looked or not lane.contention.must_look(self._clock.monotonic_s())
+            append.looked
+            or not (append.doubted or lane.contention.must_look(self._clock.monotonic_s()))
         ):
             return known
-        append.looked = True
+        append.looked, append.doubted = True, False
         try:
             return await self._read_end(channel, lane, known)
         except (Throttled, UnknownOutcome) as error:
@@ -507,6 +531,57 @@ class Appender:
             )
             self._fail(lane, overdue, why)
 
+    async def _leave_out_stale(
+        self, channel: str, lane: Lane, append: _Append, tail: Tail
+    ) -> Version | None:
+        """Answer the publications at the front of `append` that are stale behind `tail`.
+
+        Returns the newest version behind the others. Those of them that are stale are not written
+        either, and are answered with the others' outcome. Nothing is answered if the append is now
+        `doubted`.
+
+        Raises _TailUnread.
+        """
+        kept, newest = fresh((each.pending.version for each in append.batch), tail.newest_version)
+        first = kept.index(True) if True in kept else len(kept)
+        stale = append.batch[:first]
+        if stale:
+            if not append.looked and lane.known_s <= max(each.submitted_s for each in stale):
+                append.doubted = True
+                return None
+            places = [await self._place_of(channel, each, tail.position) for each in stale]
+            if first > ANSWERED_AT_ONCE:
+                await self._answers.wait()
+            del append.batch[:first]
+            self._stale(lane, list(zip(stale, places, strict=True)))
+        append.superseded, written = [], 0
+        for index, waiting in enumerate(append.batch):
+            if kept[first + index]:
+                written += 1
+            elif waiting.pending.key is None:
+                append.superseded.append((waiting, written))
+            else:
+                # Its key is looked up when those before it are in. Those behind it wait as well, or
+                # they would decide about it.
+                lane.give_back(append.batch, index)
+                before = (each.pending.version for each in append.batch)
+                newest = fresh(before, tail.newest_version)[1]
+                break
+        return newest
+
+    async def _place_of(
+        self, channel: str, waiting: Waiting, end: StreamPosition
+    ) -> StreamPosition:
+        """What a stale publication is answered: the log's `end`, or where an earlier attempt with
+        its key is. Raises _TailUnread.
+        """
+        if waiting.pending.key is None:
+            return end
+        try:
+            return await self._log.key_position(channel, waiting.pending.key) or end
+        except PortError as error:
+            raise _TailUnread(error) from error
+
     def _tell_safely(self, who: Callable[[LogItem], None], item: LogItem) -> None:
         """Give an item that is in the log to the dispatcher, or to the express hints.
 
@@ -522,8 +597,9 @@ class Appender:
 
     def _appended(self, lane: Lane, append: _Append, item: LogItem) -> None:
         now_s = self._clock.monotonic_s()
+        written = append.written
         self.counters.appended(
-            [now_s - waiting.submitted_s for waiting in append.batch],
+            [now_s - waiting.submitted_s for waiting in written],
             attempts=append.attempts,
             losses=append.losses,
             turn_s=append.turn_s,
@@ -531,14 +607,20 @@ class Appender:
         )
         if append.span is not None:
             self._trace(append, append.span, now_s)
-        for index, waiting in enumerate(append.batch):
+        for index, waiting in enumerate(written):
             _answer(waiting, StreamPosition(item.epoch, item.offset + index))
-        self._leave(lane, append.batch)
+        self._leave(lane, written)
+        if append.superseded:
+            ends = (
+                (waiting, StreamPosition(item.epoch, item.offset + before - 1))
+                for waiting, before in append.superseded
+            )
+            self._stale(lane, list(ends))
 
     def _trace(self, append: _Append, span: Span, now_s: float) -> None:
         """End the spans of an append that went in, and keep exemplars of its latencies."""
         attributes: Attributes = {
-            PUBLICATIONS: len(append.batch),
+            PUBLICATIONS: len(append.written),
             ATTEMPTS: append.attempts,
             LOSSES: append.losses,
             TURN_MS: round(append.turn_s * 1000, 3),
@@ -548,7 +630,7 @@ class Appender:
         now = self._clock.now_ms() / 1000
         trace_id = span.context.trace_id
         self.counters.turn_s.exemplify(append.turn_s, trace_id, now)
-        for waiting in append.batch:
+        for waiting in append.written:
             if waiting.span is None:
                 continue
             own = waiting.span.context.trace_id
@@ -571,6 +653,15 @@ class Appender:
                 waiting.span.end({OUTCOME: "repeated"})
             _answer(waiting, taken.positions[waiting.pending.key])
         self._leave(lane, repeated)
+
+    def _stale(self, lane: Lane, stale: Sequence[tuple[Waiting, StreamPosition]]) -> None:
+        """Answer publications that are not in the log, because it has a newer version."""
+        self.counters.publications["stale"] += len(stale)
+        for waiting, position in stale:
+            if waiting.span is not None:
+                waiting.span.end({OUTCOME: "stale"})
+            _answer(waiting, position)
+        self._leave(lane, [waiting for waiting, _ in stale])
 
     def _failed(self, channel: str, lane: Lane, batch: Sequence[Waiting], error: Exception) -> None:
         _log.warning("append_failed", channel=channel, publications=len(batch), reason=str(error))

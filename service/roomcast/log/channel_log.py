@@ -42,6 +42,7 @@ from roomcast.wire.publication import (
     StreamPosition,
 )
 from roomcast.wire.trace_context import TraceContext
+from roomcast.wire.versions import Version
 
 __all__ = [
     "APPEND_DEADLINE_S",
@@ -335,12 +336,15 @@ class ChannelLog:
         commit_by_ms: int | None = None,
         within_s: float = APPEND_DEADLINE_S,
         trace: TraceContext | None = None,
+        newest_version: Version | None = None,
     ) -> Appended | Lost | KeysTaken | Postponed:
         """Append `publications` as one item behind `tail`, unless one of their keys is taken.
 
         When the outcome of a write is unknown, the same write is tried for `within_s`, until its
         outcome is known. With keys, nothing is sent after `commit_by_ms` (wall clock): a used key
         may have expired by then and look free. `trace`: the span of this append, for the item.
+        `newest_version`: of `publications`, none of which is stale behind `tail`; None = none has a
+        version.
 
         Raises NotAppended, OutcomeUnknown. After either, and after Lost with a tail that is not
         valid, the tail must be resolved anew.
@@ -358,6 +362,7 @@ class ChannelLog:
             now=self._clock.now_ms(),
             history_ttl_ms=history_ttl_ms,
             trace=trace,
+            newest_version=newest_version,
         )
         if all(each.key is None for each in publications):
             put = partial(self._put, item, tail.valid_until)
@@ -502,7 +507,13 @@ class ChannelLog:
         end, count, size = top, 0, 0
         while count < publications_max and size < bytes_max and end >= 1:
             page = await self._retried(
-                partial(self._table.read_backward, channel, end, ITEMS_A_PAGE)
+                partial(
+                    self._table.read_backward,
+                    channel,
+                    end,
+                    # An item has one publication at least.
+                    min(ITEMS_A_PAGE, publications_max - count),
+                )
             )
             run = contiguous((*page.items, *items), epoch)
             items = list(run)

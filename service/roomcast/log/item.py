@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from roomcast.frozen import frozen
 from roomcast.wire.trace_context import TraceContext, parse_traceparent
+from roomcast.wire.versions import VERSION_MAX, Version
 
 __all__ = [
     "HEAD_OFFSET",
@@ -44,8 +45,10 @@ ITEM_KEYS_MAX: Final = 99
 OFFSET_MAX: Final = 2**53 - 1
 
 
-# Nodes and Lambdas of older releases pass over this attribute.
+# Nodes and Lambdas of older releases pass over these attributes.
 _TRACE: Final = "trace"
+_NEWEST_VERSION: Final = "newest_version"
+_NEWEST_VERSION_EPOCH: Final = "newest_version_epoch"
 
 
 class MalformedItem(ValueError):
@@ -61,7 +64,8 @@ class LogItem:
     `batch` identifies this append for ever. By it a node tells its own earlier attempt from another
     node's item.
 
-    `trace`: the span of this append, if one of its publications is traced.
+    `trace`: the span of this append, if one of its publications is traced. `newest_version`: of the
+    channel's publications up to these, as far as any had a version.
     """
 
     channel: str
@@ -74,6 +78,7 @@ class LogItem:
     ts: int
     expires_at: int
     trace: TraceContext | None = None
+    newest_version: Version | None = None
 
     def __post_init__(self) -> None:
         assert 1 <= self.offset <= self.last <= OFFSET_MAX, (
@@ -96,6 +101,8 @@ class LogItem:
         }
         if self.trace is not None:
             attributes[_TRACE] = {"S": self.trace.traceparent()}
+        if self.newest_version is not None:
+            attributes |= _version_attributes(self.newest_version)
         return attributes
 
 
@@ -106,7 +113,7 @@ class Head:
     The tail that it implies is valid until `tail_valid_until` (ms).
 
     Publications with offsets up to `trim`, which is not beyond `floor`, are hidden. `version` is
-    random and changes with every write.
+    random and changes with every write. `newest_version`: of the publications up to `floor`.
     """
 
     channel: str
@@ -116,13 +123,14 @@ class Head:
     trim: int
     version: str
     expires_at: int
+    newest_version: Version | None = None
 
     def __post_init__(self) -> None:
         assert self.epoch, "an epoch is never empty"
         assert 0 <= self.floor <= OFFSET_MAX, "a floor is an offset"
 
     def attributes(self) -> dict[str, dict[str, str]]:
-        return {
+        attributes = {
             "channel": {"S": self.channel},
             "offset": {"N": str(HEAD_OFFSET)},
             "epoch": {"S": self.epoch},
@@ -132,6 +140,9 @@ class Head:
             "version": {"S": self.version},
             "expires_at": {"N": str(self.expires_at)},
         }
+        if self.newest_version is not None:
+            attributes |= _version_attributes(self.newest_version)
+        return attributes
 
 
 def parse_item(attributes: AttributeMap) -> LogItem | Head:
@@ -158,6 +169,7 @@ def parse_log_item(attributes: AttributeMap) -> LogItem:
         ts=_number(attributes, "ts", 0),
         expires_at=_number(attributes, "expires_at"),
         trace=_trace(attributes),
+        newest_version=_newest_version(attributes),
     )
 
 
@@ -175,7 +187,25 @@ def parse_head(attributes: AttributeMap) -> Head:
         trim=min(_number(attributes, "trim", 0), floor),
         version=_text(attributes, "version"),
         expires_at=_number(attributes, "expires_at"),
+        newest_version=_newest_version(attributes),
     )
+
+
+def _version_attributes(version: Version) -> dict[str, dict[str, str]]:
+    attributes = {_NEWEST_VERSION: {"N": str(version.number)}}
+    if version.epoch:
+        attributes[_NEWEST_VERSION_EPOCH] = {"S": version.epoch}
+    return attributes
+
+
+def _newest_version(attributes: AttributeMap) -> Version | None:
+    """Raises MalformedItem. To pass over a broken one would let in what is stale."""
+    if _NEWEST_VERSION not in attributes:
+        return None
+    number = _number(attributes, _NEWEST_VERSION)
+    if not 1 <= number <= VERSION_MAX:
+        raise MalformedItem("version of an item out of range")
+    return Version(number, _text(attributes, _NEWEST_VERSION_EPOCH, ""))
 
 
 def _trace(attributes: AttributeMap) -> TraceContext | None:

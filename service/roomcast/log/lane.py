@@ -73,6 +73,7 @@ class Lane:
     """One channel's queue, its known tail, and what is known about other writers.
 
     `bytes`: bytes of all publications that are not answered, whether in the append or in the queue.
+    `versions`: how many of them have a version.
     `known_s`: when `tail` was learned (monotonic seconds). `turn`: set while the lane waits for a
     place.
     """
@@ -87,11 +88,13 @@ class Lane:
         "tail",
         "task",
         "turn",
+        "versions",
     )
 
     def __init__(self, contention: Contention) -> None:
         self.queue: deque[Waiting] = deque()
         self.bytes = 0
+        self.versions = 0
         # What waits of each caller, in bytes, as far as there is any.
         self._of: Counter[str] = Counter()
         self.history_ttl_ms = 0
@@ -115,11 +118,13 @@ class Lane:
         """Another publication waits, from now on until it `left`."""
         self.queue.append(waiting)
         self.bytes += waiting.pending.size
+        self.versions += waiting.pending.version is not None
         self._of[waiting.caller] += max(waiting.pending.size, _PUBLICATION_BYTES)
 
     def left(self, waiting: Waiting) -> None:
         """`waiting`, which is not in the queue any more, was answered."""
         self.bytes -= waiting.pending.size
+        self.versions -= waiting.pending.version is not None
         self._of[waiting.caller] -= max(waiting.pending.size, _PUBLICATION_BYTES)
         if not self._of[waiting.caller]:
             del self._of[waiting.caller]
@@ -144,12 +149,16 @@ class Lane:
         count = fill(pending, self.contention.bytes_max) - len(batch)
         batch += [self.queue.popleft() for _ in range(count)]
         if count < 0:
-            self.queue.extendleft(reversed(batch[count:]))
-            del batch[count:]
+            self.give_back(batch, len(batch) + count)
         overdue = [waiting for waiting in batch if waiting.is_overdue(now_s, now_ms)]
         if overdue:
             batch[:] = [waiting for waiting in batch if not waiting.is_overdue(now_s, now_ms)]
         return overdue
+
+    def give_back(self, batch: list[Waiting], first: int) -> None:
+        """Those of `batch` from index `first` on wait again, before all others."""
+        self.queue.extendleft(reversed(batch[first:]))
+        del batch[first:]
 
 
 def fill(queue: Iterable[Pending], bytes_max: int = ITEM_BYTES_MAX) -> int:

@@ -22,6 +22,7 @@ from roomcast.frozen import frozen
 from roomcast.log.item import Head, LogItem
 from roomcast.wire.publication import StreamPosition
 from roomcast.wire.trace_context import TraceContext
+from roomcast.wire.versions import Version
 
 __all__ = [
     "HEAD_GRACE_MS",
@@ -62,13 +63,15 @@ class Tail:
     The next append goes to `top` + 1 of `epoch`, if committed by `valid_until`.
 
     `expires_at` (s) is the tail item's: an append never sets an earlier one. `renewal_due` tells
-    when the head of a quiet channel must be renewed, so that the epoch goes on.
+    when the head of a quiet channel must be renewed, so that the epoch goes on. `newest_version`:
+    of the publications up to `top`; None = none had one.
     """
 
     epoch: str
     top: int
     valid_until: int
     expires_at: int
+    newest_version: Version | None = None
 
     @property
     def position(self) -> StreamPosition:
@@ -98,7 +101,7 @@ def item_tail(item: LogItem, now: int, generation: str) -> Tail | None:
     valid_until = item.expires_at * 1000 - MARGIN_MS
     if valid_until <= now or not is_of_generation(item.epoch, generation):
         return None
-    return Tail(item.epoch, item.last, valid_until, item.expires_at)
+    return Tail(item.epoch, item.last, valid_until, item.expires_at, item.newest_version)
 
 
 def head_tail(head: Head | None, newest: LogItem | None, now: int, generation: str) -> Tail | None:
@@ -111,7 +114,24 @@ def head_tail(head: Head | None, newest: LogItem | None, now: int, generation: s
     valid_until = head.tail_valid_until - MARGIN_MS
     if valid_until <= now or head.floor < (newest.last if newest else 0):
         return None
-    return Tail(head.epoch, head.floor, valid_until, newest.expires_at if newest else 0)
+    return Tail(
+        head.epoch,
+        head.floor,
+        valid_until,
+        newest.expires_at if newest else 0,
+        _newest_version(head, newest),
+    )
+
+
+def _newest_version(head: Head | None, newest: LogItem | None) -> Version | None:
+    """The newest version that is known of a channel, by the later of both that has one.
+
+    A release that knew no versions wrote none. Then an older one is better than none.
+    """
+    by_head = head.newest_version if head else None
+    by_item = newest.newest_version if newest else None
+    is_head_later = head is not None and head.floor >= (newest.last if newest else 0)
+    return (by_head or by_item) if is_head_later else (by_item or by_head)
 
 
 def next_head(
@@ -141,6 +161,7 @@ def next_head(
         trim=max(trim, head.trim if head else 0),
         version=version,
         expires_at=(tail_valid_until + HEAD_GRACE_MS) // 1000,
+        newest_version=_newest_version(head, newest),
     )
 
 
@@ -156,17 +177,19 @@ def renewal_due(tail: Tail, now: int) -> bool:
 class Pending:
     """One publication that waits to be appended.
 
-    `text`: the JSON text of its stored form. `key`: its idempotency key.
+    `text`: the JSON text of its stored form. `key`: its idempotency key. `version`: None = it has
+    none.
     """
 
     text: str
     size: int
     key: str | None = None
+    version: Version | None = None
 
     @classmethod
-    def of(cls, text: str, key: str | None = None) -> Pending:
+    def of(cls, text: str, key: str | None = None, version: Version | None = None) -> Pending:
         """Compute `size`: bytes of UTF-8, with the comma that joins it to the next."""
-        return cls(text, len(text.encode()) + 1, key)
+        return cls(text, len(text.encode()) + 1, key, version)
 
 
 def append_item(
@@ -179,10 +202,12 @@ def append_item(
     now: int,
     history_ttl_ms: int,
     trace: TraceContext | None = None,
+    newest_version: Version | None = None,
 ) -> LogItem:
     """The item that appends `publications` behind `tail`. `trace`: the span of this append.
 
-    It never expires before the item that it follows.
+    It never expires before the item that it follows. `newest_version`: of the publications; None =
+    none of them has one, so the tail's goes on.
     """
     lives_until = (now + max(history_ttl_ms, MIN_RETENTION_MS)) // 1000
     return LogItem(
@@ -196,6 +221,7 @@ def append_item(
         ts=now,
         expires_at=max(lives_until, tail.expires_at),
         trace=trace,
+        newest_version=newest_version or tail.newest_version,
     )
 
 

@@ -302,7 +302,7 @@ class AppendCounters:
 
     publications: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(
-            ("stored", "repeated", "full", "too_large", "not_stored", "unknown"), 0
+            ("stored", "repeated", "stale", "full", "too_large", "not_stored", "unknown"), 0
         )
     )
     latency_s: Histogram = field(default_factory=Histogram)

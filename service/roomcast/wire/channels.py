@@ -17,6 +17,7 @@ __all__ = [
     "JSON_OBJECT",
     "NAMESPACE_SEPARATOR",
     "PRESENCE_SHARDS_MAX",
+    "RECOVERY_MODES",
     "RESERVED_PREFIX",
     "USERS_SEPARATOR",
     "Batching",
@@ -34,6 +35,9 @@ NAMESPACE_SEPARATOR: Final = ":"
 JSON: Final = "json"
 JSON_OBJECT: Final = "json_object"
 BINARY: Final = "binary"
+# The values of `force_recovery_mode`: a recovery brings all publications that were missed, or the
+# newest.
+RECOVERY_MODES: Final = ("stream", "cache")
 # Publications of one batch, whatever the configuration says.
 BATCH_PUBLICATIONS_MAX: Final = 1000
 # Presence shards of one channel: each is a query whenever its members are read.
@@ -76,6 +80,8 @@ class ChannelOptions:
     history_size: int = 0
     history_ttl_s: int = 0
     force_recovery: bool = False
+    force_recovery_mode: str = "stream"
+    auto_cache_recover: bool = False
     force_positioning: bool = False
     allow_recovery: bool = False
     allow_positioning: bool = False
@@ -124,6 +130,11 @@ class ChannelOptions:
     @property
     def has_history(self) -> bool:
         return self.history_size > 0 and self.history_ttl_s > 0
+
+    @property
+    def recovers_newest(self) -> bool:
+        """Whether a recovery brings the newest publication, and nothing else that was missed."""
+        return self.force_recovery_mode == "cache"
 
     @property
     def batching(self) -> Batching | None:

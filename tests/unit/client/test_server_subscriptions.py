@@ -39,6 +39,7 @@ from roomcast.wire.publication import ClientInfo, StreamPosition
 HISTORY = ChannelOptions(history_size=10, history_ttl_s=60)
 DENIED = Fail(5, Error.PERMISSION_DENIED)
 SINCE = StreamPosition("e", 4)
+NEWEST = replace(HISTORY, force_recovery=True, force_recovery_mode="cache", auto_cache_recover=True)
 
 
 def policy(options: ChannelOptions = HISTORY, *, insecure: bool = False, **changes: Any) -> Policy:
@@ -114,6 +115,12 @@ def test_what_a_token_names_is_subscribed_to() -> None:
             (False, False, None),
         ),
         (ChannelOptions(), {"force_recovery": True}, SINCE, (False, False, None)),
+        # Where the newest publication comes by itself, it is behind no position.
+        (NEWEST, {}, None, (True, True, StreamPosition("", 0))),
+        (NEWEST, {}, SINCE, (True, True, SINCE)),
+        (NEWEST, {"force_recovery": False}, None, (False, False, None)),
+        (replace(NEWEST, auto_cache_recover=False), {}, None, (True, True, None)),
+        (replace(NEWEST, force_recovery_mode="stream"), {}, None, (True, True, None)),
     ],
 )
 def test_what_a_server_side_subscription_gets(

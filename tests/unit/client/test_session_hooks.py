@@ -40,6 +40,7 @@ from roomcast.wire.commands import (
     SubscribeRequest,
 )
 from roomcast.wire.publication import ClientInfo, StreamPosition
+from roomcast.wire.versions import Version
 
 HISTORY = ChannelOptions(history_size=10, history_ttl_s=60)
 OPEN = replace(HISTORY, allow_subscribe_for_client=True, allow_publish_for_client=True)
@@ -268,6 +269,12 @@ def test_what_may_be_published(channel: str, options: ChannelOptions, is_open: b
     assert effect.decided(PublishReply()) == allowed
     assert effect.decided(PublishReply("ho")) == replace(allowed, data="ho")
     assert effect.decided(PublishReply(None)) == replace(allowed, data=None)
+    versioned = replace(allowed, version=Version(7, "e"))
+    assert effect.decided(PublishReply(version=7, version_epoch="e")) == versioned
+    assert effect.decided(PublishReply("ho", version=7, version_epoch="e")) == replace(
+        versioned, data="ho"
+    )
+    assert effect.decided(PublishReply(version_epoch="e")) == allowed
 
 
 def test_a_call_that_publishes_is_a_publication() -> None:

@@ -121,6 +121,24 @@ HISTORY = "history_size = 10\nhistory_ttl = '5m'\n"
             "line 3: client.write_delay must be below client.pong_timeout_s (0.5 s)",
         ),
         (
+            (
+                f"[channel.without_namespace]\n{HISTORY}force_recovery = true\n"
+                "auto_cache_recover = true"
+            ),
+            "auto_cache_recover needs force_recovery and force_recovery_mode",
+        ),
+        (
+            (
+                f"[channel.without_namespace]\n{HISTORY}force_recovery_mode = 'cache'\n"
+                "auto_cache_recover = true"
+            ),
+            "auto_cache_recover needs force_recovery and force_recovery_mode",
+        ),
+        (
+            "[channel.without_namespace]\nforce_recovery_mode = 'newest'",
+            "line 2: channel.without_namespace.force_recovery_mode must be `stream` or `cache`",
+        ),
+        (
             "[channel.without_namespace]\nbatch_max_size = 10",
             "line 2: channel.without_namespace.batch_max_size needs batch_max_delay",
         ),

@@ -4,6 +4,7 @@ and what a client that comes back is told.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -282,6 +283,48 @@ def test_what_a_client_that_comes_back_is_told(
     since: StreamPosition, window: Window, answer: Answer
 ) -> None:
     assert recover(since, POSITION, ring_of(3, 5), window) == answer
+
+
+NEWEST = Window(size=1, trim=0, cutoff_ts=0, limit=1, newest_only=True)
+
+
+@pytest.mark.parametrize(
+    "since, first, window, answer",
+    [
+        # However little or much was missed, and whichever epoch that was in.
+        *(
+            (since, 3, NEWEST, Recovered(tuple(run(5, 5))))
+            for since in (
+                StreamPosition("", 0),
+                StreamPosition("e", 0),
+                StreamPosition("e", 4),
+                StreamPosition("f", 5),
+                StreamPosition("f", 9),
+                # Without an epoch, nobody knows which publication was seen there.
+                StreamPosition("", 5),
+            )
+        ),
+        (StreamPosition("e", 5), 3, NEWEST, Recovered(())),
+        (StreamPosition("e", 6), 3, NEWEST, LogNeeded(ahead=True)),
+        (StreamPosition("", 0), 6, NEWEST, LogNeeded(ahead=False)),
+        # Hidden, and too old. Who has it has what there is.
+        (StreamPosition("e", 4), 3, replace(NEWEST, trim=5), Unrecovered()),
+        (StreamPosition("e", 5), 3, replace(NEWEST, trim=5), Recovered(())),
+        (StreamPosition("e", 4), 3, replace(NEWEST, cutoff_ts=6), Unrecovered()),
+        (StreamPosition("e", 4), 3, replace(NEWEST, cutoff_ts=5), Recovered(tuple(run(5, 5)))),
+    ],
+    ids=str,
+)
+def test_who_wants_the_newest_gets_that(
+    since: StreamPosition, first: int, window: Window, answer: Answer
+) -> None:
+    assert recover(since, POSITION, ring_of(first, 5), window) == answer
+
+
+@pytest.mark.parametrize("since", [StreamPosition("", 0), StreamPosition("e", 0)], ids=str)
+def test_of_a_channel_without_publications_nothing_can_be_had(since: StreamPosition) -> None:
+    """As in Centrifugo: only who was shown one can have all there is."""
+    assert recover(since, StreamPosition("e", 0), Ring(1), NEWEST) == Unrecovered()
 
 
 def naive(since: StreamPosition, top: int, first_in_ring: int, window: Window) -> Answer:

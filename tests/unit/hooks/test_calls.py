@@ -280,6 +280,13 @@ NOT_JSON: list[object] = [
             ("connect", ConnectReply(subs={"room": ServerSubscription(data=value)}))
             for value in NOT_JSON
         ),
+        *(
+            ("publish", PublishReply(version=value))  # type: ignore[arg-type]
+            for value in (-1, 2**64, True, 1.5, "1", None)
+        ),
+        ("publish", PublishReply(version_epoch=5)),  # type: ignore[arg-type]
+        ("publish", PublishReply(version_epoch="\ud800")),
+        ("publish", PublishReply(version_epoch="e" * 65)),
         ("connect", ConnectReply(user=5)),  # type: ignore[arg-type]
         ("connect", ConnectReply(user="\ud800")),
         ("connect", ConnectReply(expires_at="soon")),  # type: ignore[arg-type]
@@ -360,6 +367,8 @@ async def test_what_it_returns_is_a_copy() -> None:
     copied = await ask(hooked("publish", tagged), "publish")
     assert copied == tagged
     assert copied.tags is not tagged.tags
+    versioned = PublishReply(data, version=2**64 - 1, version_epoch="e" * 64)
+    assert await ask(hooked("publish", versioned), "publish") == versioned
 
 
 async def test_a_reply_is_made_tidy() -> None:

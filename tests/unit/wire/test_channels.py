@@ -107,9 +107,10 @@ def test_history_needs_a_size_and_a_time(size: int, ttl_s: int, has: bool) -> No
 
 def test_everything_is_off_until_it_is_switched_on() -> None:
     options = ChannelOptions()
-    switches = set(ChannelOptions.__slots__) - {"presence_shards"}
+    switches = set(ChannelOptions.__slots__) - {"presence_shards", "force_recovery_mode"}
     assert not any(getattr(options, name) for name in switches)
     assert options.presence_shards == 1
+    assert not options.recovers_newest
     assert ChannelRules().options("a") == options
     assert ChannelRules().options("a:b") is None
 

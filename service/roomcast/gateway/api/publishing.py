@@ -46,6 +46,7 @@ from roomcast.wire.codes import Error
 from roomcast.wire.commands import text_to_keep
 from roomcast.wire.encoding import Unencodable, stored_of
 from roomcast.wire.publication import Json, Payload, Publication, Stored, StreamPosition
+from roomcast.wire.versions import VERSION_EPOCH_CHARS_MAX, VERSION_MAX, Version, version_of
 
 __all__ = ["BROADCAST", "BROADCAST_AT_ONCE", "BROADCAST_CHANNELS_MAX", "PUBLISH"]
 
@@ -95,6 +96,7 @@ class _Content:
     skip_history: bool
     delta: bool
     time: int
+    version: Version | None
     # By whether a channel is binary: what it gets, or why it gets nothing.
     _data: dict[bool, _Data | tuple[Error, str]]
     _stored: dict[_Kind, Stored] = field(default_factory=dict)
@@ -261,10 +263,6 @@ async def _response(one: _Begun | Mapping[str, Json]) -> Mapping[str, Json]:
 
 
 def _content(call: ApiCall, asked: Params) -> _Content:
-    if asked["version"]:
-        # Centrifugo drops publications with an older version. If the field were ignored here, stale
-        # data would replace new data.
-        raise Refusal(Error.NOT_AVAILABLE, "versions of publications are not there")
     given, raw = asked["data"], asked["b64data"]
     made: dict[bool, _Data | tuple[Error, str]] = {}
     if not raw and given is not ABSENT:
@@ -284,6 +282,7 @@ def _content(call: ApiCall, asked: Params) -> _Content:
         asked["skip_history"],
         asked["delta"],
         call.received_ms,
+        version_of(asked["version"], asked["version_epoch"]),
         made,
     )
 
@@ -336,13 +335,11 @@ def _submitted(
             received_ms=call.received_ms,
             caller=CALLER,
             parent=call.parents.next(),
+            version=content.version,
         )
     except (Full, TooLarge, Unencodable) as failure:
         raise Refusal(services.publisher.error(failure)) from None
 
-
-# The same range as in Centrifugo's API.
-_VERSION_MAX: Final = 2**64 - 1
 
 _CONTENT: Final = (
     Parameter(
@@ -380,9 +377,18 @@ _CONTENT: Final = (
     ),
     Parameter(
         "version",
-        Whole(0, _VERSION_MAX),
-        "Not available: anything but 0 is error 108, and nothing is published.",
+        Whole(0, VERSION_MAX),
+        "How new the state is that the publication has. If the channel's log has this version "
+        "already, or a newer one, nothing is published, and the result is where the log ends. "
+        "Without history it means nothing. 0: none.",
         default=0,
+    ),
+    Parameter(
+        "version_epoch",
+        Text(VERSION_EPOCH_CHARS_MAX),
+        "Among which versions `version` counts: one of another epoch than the newest is newer. "
+        "Empty: the number alone counts.",
+        default="",
     ),
 )
 

@@ -132,28 +132,62 @@ async def test_bytes_in_base64_have_the_size_limit_with_their_white_space(serve:
 
 
 async def test_what_a_method_does_not_know_is_passed_over(caller: Caller) -> None:
-    await caller.result(
-        "publish", channel=CHANNEL, data=1, delta=True, version_epoch="e", other=[1]
-    )
+    await caller.result("publish", channel=CHANNEL, data=1, delta=True, other=[1])
     assert [entry["data"] for entry in caller.stored()] == [1]
 
 
-@pytest.mark.parametrize("version", [1, 2**64 - 1])
-async def test_a_version_is_refused_and_not_passed_over(caller: Caller, version: int) -> None:
-    """Whoever counts on older ones being dropped must not find them delivered."""
-    said = (108, "not available: versions of publications are not there")
-    one = {"channel": CHANNEL, "data": 1, "version": version}
-    assert await caller.refusal("publish", **one, version_epoch="e") == said
-    assert await caller.refusal("broadcast", channels=["a", "b"], data=1, version=version) == said
+async def test_what_is_stale_is_not_published_and_told_where_the_log_ends(caller: Caller) -> None:
+    first = await caller.publish(version=5, version_epoch="e")
+    for stale in ({"version": 5, "version_epoch": "e"}, {"version": 4}):
+        assert await caller.publish(**stale) == first
     answer = await caller.ask(
-        "batch", commands=[{"publish": one}, {"publish": one | {"version": 0}}]
+        "broadcast", channels=[CHANNEL, "other"], data=2, version=4, version_epoch="e"
     )
-    assert answer["replies"][0]["error"]["code"] == 108
-    assert answer["replies"][1]["publish"]["offset"] == 1
-    # As clients write it that have nothing to say there.
-    assert "result" in await caller.publish(version=0, version_epoch="")
-    assert "result" in await caller.publish(version=None)
-    assert len(caller.stored()) == 3
+    here, there = answer["result"]["responses"]
+    assert here == first
+    assert there["result"]["offset"] == 1
+    commands = [
+        {"publish": {"channel": CHANNEL, "data": version, "version": version, "version_epoch": "e"}}
+        for version in (6, 3, 2**64 - 1)
+    ]
+    replies = (await caller.ask("batch", commands=commands))["replies"]
+    assert [reply["publish"]["offset"] for reply in replies] == [2, 2, 3]
+    assert [entry["data"] for entry in caller.stored()] == [{"text": "hi"}, 2, 6, 2**64 - 1]
+
+
+async def test_no_version_is_number_0(caller: Caller) -> None:
+    """As clients write it that have nothing to say there."""
+    said: tuple[dict[str, Any], ...] = (
+        {"version_epoch": "e"},
+        {"version": 0, "version_epoch": ""},
+        {"version": None, "version_epoch": None},
+    )
+    for number, each in enumerate(said, 1):
+        assert (await caller.publish(**each))["result"]["offset"] == number
+
+
+async def test_a_version_means_nothing_without_history(caller: Caller) -> None:
+    """As in Centrifugo."""
+    for _ in range(2):
+        assert await caller.publish(version=5, skip_history=True) == {"result": {}}
+    assert (await caller.publish(version=5))["result"]["offset"] == 1
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"version": -1},
+        {"version": 2**64},
+        {"version": True},
+        {"version": "1"},
+        {"version": 1, "version_epoch": "e" * 65},
+        {"version": 1, "version_epoch": 5},
+    ],
+)
+async def test_what_is_no_version(caller: Caller, params: dict[str, Any]) -> None:
+    answer = await caller.publish(**params)
+    assert answer["error"]["code"] == 107
+    assert not caller.stored()
 
 
 async def test_an_unknown_namespace(caller: Caller) -> None:
