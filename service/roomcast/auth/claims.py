@@ -44,7 +44,12 @@ __all__ = [
     "TokenExpired",
     "TokenInvalid",
     "TokenUnverifiable",
+    "allow_of",
+    "caps_of",
     "connection_claims",
+    "override_of",
+    "payload_of",
+    "subs_of",
     "subscription_claims",
 ]
 
@@ -337,3 +342,11 @@ def _texts(claims: Mapping[str, Json], name: str) -> tuple[str, ...]:
 
 def _object(claims: Mapping[str, Json], name: str) -> Mapping[str, Json]:
     return member_or_null(claims, name, OBJECT, {}, TokenInvalid)
+
+
+# Replies of hooks over HTTP have the same forms. All raise TokenInvalid.
+payload_of: Final = _payload
+subs_of: Final = _subs
+override_of: Final = _override
+caps_of: Final = _caps
+allow_of: Final = _allow

@@ -21,13 +21,16 @@ __all__ = [
 
 
 def look_at_hooks(config: Config) -> None:
-    """Imports the configured hooks. Raises ConfigError when one is missing.
+    """Imports the configured hooks, and makes those over HTTP. Raises ConfigError when one is
+    missing or cannot be.
 
     The import runs their modules.
     """
     from roomcast.hooks.calls import load_hooks
+    from roomcast.hooks.over_http import BackEnds, with_http_hooks
+    from roomcast.system import random_fraction
 
-    load_hooks(config.hooks)
+    with_http_hooks(load_hooks(config.hooks), config, BackEnds(random_fraction))
 
 
 def look_at_certificates(config: Config) -> None:
@@ -49,6 +52,7 @@ def concerns(config: Config) -> list[tuple[str, str]]:
         not client.token.has_key
         and not client.allow_anonymous_connect_without_token
         and not config.hooks.connect
+        and not config.proxies.connect.is_on
     ):
         return [
             (

@@ -12,7 +12,7 @@ from dataclasses import field, replace
 from roomcast.frozen import frozen
 from roomcast.hooks.events import PublishReply, Unchanged
 from roomcast.wire.channels import ChannelOptions
-from roomcast.wire.codes import Closing, Failing
+from roomcast.wire.codes import Closing, Error, Failing
 from roomcast.wire.commands import HistoryRequest, SubscribeRequest
 from roomcast.wire.publication import ClientInfo, Json, StreamPosition
 
@@ -63,7 +63,7 @@ class Authenticate:
 
     With an empty token, the hook may name the user; otherwise the connection is anonymous. `since`:
     the positions from which the client wants to recover its server-side subscriptions. `data`,
-    `name` and `version` are for the hook.
+    `name`, `version` and `headers` are for the hook.
     """
 
     id: int
@@ -72,6 +72,7 @@ class Authenticate:
     data: Json = None
     name: str = ""
     version: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @frozen
@@ -105,8 +106,8 @@ class Subscribe:
 
     `is_server_side`: the server subscribes the client, which can neither refresh nor end the
     subscription. `id` then has no meaning, and `data` goes with the push. `ends_at`: s since 1970
-    when the subscription ends; None = never. It cannot be refreshed, so the client is not told in
-    advance.
+    when the subscription ends, or a hook says whether it does; None = never. The client cannot
+    refresh it, and is not told in advance.
     """
 
     id: int
@@ -168,9 +169,15 @@ class AskPublish:
         """The effect of the hook's `reply`. None = the hook has no opinion."""
         if reply is None:
             return self.otherwise
+        allowed = self.allowed
+        if reply.skip_history and allowed.options.has_history:
+            if allowed.rpc:
+                # Its answer is a position in the log, and it has none.
+                return Fail(self.id, Error.NOT_AVAILABLE)
+            allowed = replace(allowed, options=replace(allowed.options, history_size=0))
         if isinstance(reply.data, Unchanged):
-            return self.allowed
-        return replace(self.allowed, data=reply.data, text=None)
+            return allowed
+        return replace(allowed, data=reply.data, text=None)
 
 
 @frozen

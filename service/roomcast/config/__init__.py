@@ -30,6 +30,13 @@ from roomcast.config.options import (
     WebSocketConfig,
     dev_config,
 )
+from roomcast.config.proxy_checks import aws_service
+from roomcast.config.proxy_options import (
+    ProxiesConfig,
+    ProxyConfig,
+    ProxyHttpConfig,
+    StatusTransform,
+)
 from roomcast.config.rendering import effective, effective_toml, reference
 
 __all__ = [
@@ -49,11 +56,16 @@ __all__ = [
     "LogConfig",
     "NodeConfig",
     "Option",
+    "ProxiesConfig",
+    "ProxyConfig",
+    "ProxyHttpConfig",
     "ServerConfig",
+    "StatusTransform",
     "TlsConfig",
     "TokenConfig",
     "TracingConfig",
     "WebSocketConfig",
+    "aws_service",
     "config_path",
     "dev_config",
     "effective",

@@ -9,6 +9,7 @@ from typing import Final
 from roomcast.config.channel_options import NAMESPACES, WITHOUT_NAMESPACE
 from roomcast.config.messages import quoted
 from roomcast.config.options import Config, ServerConfig
+from roomcast.config.proxy_checks import proxy_conflicts
 from roomcast.wire.channels import ChannelOptions
 
 __all__ = ["TOPIC_NAME_CHARS_MAX", "conflicts"]
@@ -54,6 +55,7 @@ def conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str, 
     elif client.subscribe_to_user_personal_channel and not client.insecure:
         yield from _personal_channel_conflicts(config, namespace, places)
     yield from _server_conflicts(config.server)
+    yield from proxy_conflicts(config, places)
     if node.heartbeat_s >= node.lease_ttl_s / 2:
         yield (
             "node.heartbeat_s",
