@@ -95,7 +95,7 @@ def _own_conflicts(place: str, proxy: ProxyConfig) -> Iterator[tuple[str, str]]:
     if len(set(static)) < len(static):
         yield f"{place}.http.static_headers", "must not name a header twice"
     for key, names in (
-        ("http.static_headers", static),
+        ("http.static_headers", [name for name, _ in proxy.http.static_headers]),
         ("http_headers", proxy.http_headers),
         ("emulated_headers", proxy.emulated_headers),
     ):

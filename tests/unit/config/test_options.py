@@ -209,5 +209,7 @@ def test_every_default_is_one_of_the_values_it_stands_among(each: Option) -> Non
         each.kind in ("true or false", "text", "list", "structure")
         or each.rules.maximum is not None
     )
-    shown = each.default if each.rules.secret and not each.rules.codec else each.to_file(each.default)
+    shown = (
+        each.default if each.rules.secret and not each.rules.codec else each.to_file(each.default)
+    )
     assert each.from_file(shown) == each.default
