@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import re
 import sys
-from typing import Any
+from typing import Any, Final
 
 from roomcast.cli.terminal import has_colours
 from roomcast.config import Config, ConfigError
@@ -18,6 +19,9 @@ __all__ = [
     "start_logs",
     "warn_on_stderr",
 ]
+
+# Of another machine than this one.
+_IN_THE_CLEAR: Final = re.compile(r"http://(?!(localhost|127\.0\.0\.1|\[::1\])([:/]|$))")
 
 
 def look_at_hooks(config: Config) -> None:
@@ -43,6 +47,22 @@ def look_at_certificates(config: Config) -> None:
 
 def concerns(config: Config) -> list[tuple[str, str]]:
     """Allowed options that are hardly ever intended: (event name, explanation)."""
+    return [*_of_access(config), *_of_proxies(config)]
+
+
+def _of_proxies(config: Config) -> list[tuple[str, str]]:
+    """Hooks that are asked in the clear, by another machine."""
+    return [
+        (
+            "hook_in_the_clear",
+            f"{place}.endpoint is http:// of another machine: whoever is between reads all of it",
+        )
+        for place, proxy in config.proxies.by_place()
+        if proxy.is_on and _IN_THE_CLEAR.match(proxy.endpoint)
+    ]
+
+
+def _of_access(config: Config) -> list[tuple[str, str]]:
     client = config.client
     if client.insecure:
         return [

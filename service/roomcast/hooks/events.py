@@ -72,8 +72,8 @@ UNCHANGED: Final = Unchanged.UNCHANGED
 class Carrier:
     """How a client's commands come.
 
-    `transport`: `websocket`, `http_stream`, `sse`, or one of these behind `uni_`. `protocol`:
-    `json` or `protobuf`. `headers`: of the request that opened the connection, and `emulated`: what
+    `transport`: websocket, http_stream, sse, or one of these behind "uni_". `protocol`: json or
+    protobuf. `headers`: of the request that opened the connection, and `emulated`: what
     the client gives as such in its `connect`, which may be anything. Of both, those that the
     configuration passes on to hooks over HTTP and no others; names in small letters.
     """

@@ -297,8 +297,9 @@ class NodeProcess:
         if plan.tracing is not None:
             # The last step of the end: until then there may be spans.
             stack.push_async_callback(plan.tracing.close)
-        plan.back_ends.open()
-        stack.push_async_callback(plan.back_ends.close)
+        if plan.config.proxies.all_on():
+            plan.back_ends.open()
+            stack.push_async_callback(plan.back_ends.close)
         await self._start_application()
         if plan.keys is not None:
             # The start does not wait for the keys. Clients that come before them are told to retry.

@@ -108,15 +108,16 @@ CONNECT = '[client.proxy.connect]\nendpoint = "https://a.example/"\n'
                 'publish_proxy_enabled = true\n[hooks]\npublish = "chat:publish"'
             ),
             (
-                "channel.without_namespace.publish_proxy_enabled must be false with hooks.publish: one "
-                "of them decides"
+                "channel.without_namespace.publish_proxy_enabled must be false with hooks.publish: "
+                "one of them decides"
             ),
         ),
         (
             '[channel.proxy.sub_refresh]\nendpoint = "https://a.example/"',
             (
                 "channel.proxy.sub_refresh.endpoint is asked by no channel: set "
-                "sub_refresh_proxy_enabled in [channel.without_namespace] or in [[channel.namespaces]]"
+                "sub_refresh_proxy_enabled in [channel.without_namespace] or in "
+                "[[channel.namespaces]]"
             ),
         ),
         (
@@ -142,7 +143,7 @@ CONNECT = '[client.proxy.connect]\nendpoint = "https://a.example/"\n'
         ),
         (
             (
-                '[channel.without_namespace]\npublish_proxy_enabled = true\n'
+                "[channel.without_namespace]\npublish_proxy_enabled = true\n"
                 'publish_proxy_name = "off"\n[[proxies]]\nname = "off"\nenabled = false\nendpoint = "https://a.example/"'
             ),
             "publish_proxy_name needs an endpoint of 'off' in [[proxies]]",

@@ -53,7 +53,7 @@ RPC = RpcEvent("c1", "ann", None, "m", 1)
 REFRESH = RefreshEvent("c1", "ann")
 SUB_REFRESH = SubRefreshEvent("c1", "ann", None, "room")
 
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @dataclass
@@ -66,14 +66,14 @@ class BackEnd:
     headers: list[Mapping[str, str]] = field(default_factory=list)
     connections: int = 0
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         self.asked.append(await request.json())
         return await self.answer(request)
 
 
 def says(status: int = 200, **members: object) -> Answer:
-    async def answer(_request: web.Request) -> web.StreamResponse:
+    async def answer(_request: web.BaseRequest) -> web.StreamResponse:
         return web.json_response(members, status=status)
 
     return answer
@@ -237,15 +237,15 @@ def test_a_code_that_clients_cannot_be_sent_stops_the_start() -> None:
         with_http_hooks(Hooks(), config, BackEnds(lambda: 0.0))
 
 
-async def _redirect(request: web.Request) -> web.StreamResponse:
+async def _redirect(request: web.BaseRequest) -> web.StreamResponse:
     raise web.HTTPTemporaryRedirect(str(request.url))
 
 
-async def _compressed(_request: web.Request) -> web.StreamResponse:
+async def _compressed(_request: web.BaseRequest) -> web.StreamResponse:
     return web.Response(body=b"x", headers={"Content-Encoding": "gzip"})
 
 
-async def _endless(request: web.Request) -> web.StreamResponse:
+async def _endless(request: web.BaseRequest) -> web.StreamResponse:
     response = web.StreamResponse()
     await response.prepare(request)
     for _ in range(ANSWER_BYTES_MAX // 1024 + 2):
@@ -253,7 +253,7 @@ async def _endless(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _no_json(_request: web.Request) -> web.StreamResponse:
+async def _no_json(_request: web.BaseRequest) -> web.StreamResponse:
     return web.Response(text="<html>")
 
 
@@ -282,7 +282,7 @@ async def test_what_is_no_answer_is_a_fault(answer: Answer, reason: str) -> None
 async def test_a_back_end_that_is_slow() -> None:
     gate = asyncio.Event()
 
-    async def wait(_request: web.Request) -> web.StreamResponse:
+    async def wait(_request: web.BaseRequest) -> web.StreamResponse:
         await gate.wait()
         return web.json_response({})
 
@@ -298,7 +298,7 @@ async def test_a_slow_hook_takes_no_places_of_others(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(over_http_module, "CALLS_OF_A_HOOK_MAX", 3)
     gate = asyncio.Event()
 
-    async def wait(request: web.Request) -> web.StreamResponse:
+    async def wait(request: web.BaseRequest) -> web.StreamResponse:
         if (await request.json()).get("method"):
             await gate.wait()
         return web.json_response({"result": {}})
@@ -320,7 +320,7 @@ async def test_a_call_that_is_cancelled_gives_its_place_back(
     monkeypatch.setattr(over_http_module, "CALLS_OF_A_HOOK_MAX", 1)
     gate = asyncio.Event()
 
-    async def wait(_request: web.Request) -> web.StreamResponse:
+    async def wait(_request: web.BaseRequest) -> web.StreamResponse:
         await gate.wait()
         return web.json_response({"result": {}})
 
@@ -454,7 +454,7 @@ class Tracer:
 
 
 async def test_a_trace_goes_on_in_the_back_end() -> None:
-    tracer = Tracer()
+    tracer: Any = Tracer()
     ends = BackEnds(lambda: 0.0, tracer=tracer)
     async with back_end(says(result={})) as end, calls(end.url, ends=ends) as made:
         await made.publish(PUBLISH)
