@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -20,32 +19,32 @@ _ADDED: Final = ("Authorization", "X-Amz-Date", "X-Amz-Security-Token")
 
 
 class HttpSigner:
-    """Credentials are found as every AWS tool finds them, at the first request, and renewed."""
+    """Credentials are found as every AWS tool finds them, and renewed. `ready` comes first."""
 
     def __init__(self) -> None:
         self._credentials: Any = None
-        self._finding = asyncio.Lock()
+
+    async def ready(self) -> None:
+        """Find the credentials. Raises PortError when there are none."""
+        try:
+            self._credentials = await get_session().get_credentials()
+        except BotoCoreError as error:
+            raise PortError(f"credentials of AWS: {error}") from error
+        if self._credentials is None:
+            raise PortError("credentials of AWS: there are none")
 
     async def headers(
         self, url: str, body: bytes, *, service: str, region: str
     ) -> Mapping[str, str]:
         """The headers that a POST of `body` to `url` needs besides its own.
 
-        Raises PortError when there are no credentials.
+        Raises PortError when the credentials could not be renewed.
         """
+        assert self._credentials is not None, "it was made ready"
         try:
-            credentials = await self._found()
-            frozen = await credentials.get_frozen_credentials()
+            frozen = await self._credentials.get_frozen_credentials()
         except BotoCoreError as error:
             raise PortError(f"credentials of AWS: {error}") from error
         request = AWSRequest(method="POST", url=url, data=body)
         SigV4Auth(frozen, service, region).add_auth(request)
         return {each: request.headers[each] for each in _ADDED if each in request.headers}
-
-    async def _found(self) -> Any:
-        async with self._finding:
-            if self._credentials is None:
-                self._credentials = await get_session().get_credentials()
-        if self._credentials is None:
-            raise PortError("credentials of AWS: there are none")
-        return self._credentials

@@ -23,7 +23,7 @@ from yarl import URL
 
 from roomcast.config import Config, ConfigError, ProxyConfig, aws_service
 from roomcast.hooks.api import RpcMethod
-from roomcast.hooks.calls import CALLS_UNDER_WAY_MAX, Hooks
+from roomcast.hooks.calls import CALLS_UNDER_WAY_MAX, Hooks, refused
 from roomcast.hooks.events import (
     ConnectEvent,
     ConnectReply,
@@ -51,6 +51,7 @@ from roomcast.observe.ports import Span, Tracer
 from roomcast.observe.spans import HOOK, HOOK_NAME, NO_TRACER
 from roomcast.ports import PortError
 from roomcast.wire.channels import ChannelRules
+from roomcast.wire.codes import Error
 
 __all__ = [
     "ANSWER_BYTES_MAX",
@@ -87,6 +88,9 @@ _HEADERS: Final = {
 class Signer(Protocol):
     """Says in whose name a request is made."""
 
+    async def ready(self) -> None:
+        """Find the credentials, before the first request. Raises PortError."""
+
     async def headers(
         self, url: str, body: bytes, *, service: str, region: str
     ) -> Mapping[str, str]:
@@ -111,8 +115,10 @@ class BackEnds:
         self.tracer = tracer
         self._session: aiohttp.ClientSession | None = None
 
-    def open(self) -> None:
-        """Make ready. Connects to nothing yet."""
+    async def open(self) -> None:
+        """Make ready. Connects to no back end yet. Raises PortError."""
+        if self.signer is not None:
+            await self.signer.ready()
         self._session = aiohttp.ClientSession(
             # Each hook bounds its own calls, so none waits here for the connections of another.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
@@ -197,9 +203,13 @@ class HttpHook:
 
     async def _ask(self, event: Event, span: Span | None) -> object:
         proxy = self._proxy
-        body = request_body(
-            event, binary=proxy.binary_encoding, with_meta=proxy.include_connection_meta
-        )
+        try:
+            body = request_body(
+                event, binary=proxy.binary_encoding, with_meta=proxy.include_connection_meta
+            )
+        except TypeError:
+            # What the client said is nested more deeply than can be encoded again.
+            raise refused(Error.BAD_REQUEST) from None
         headers = headers_for(proxy, event.carrier.headers, event.carrier.emulated)
         if span is not None:
             headers["traceparent"] = span.context.traceparent()

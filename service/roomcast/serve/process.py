@@ -298,7 +298,7 @@ class NodeProcess:
             # The last step of the end: until then there may be spans.
             stack.push_async_callback(plan.tracing.close)
         if plan.config.proxies.all_on():
-            plan.back_ends.open()
+            await plan.back_ends.open()
             stack.push_async_callback(plan.back_ends.close)
         await self._start_application()
         if plan.keys is not None:

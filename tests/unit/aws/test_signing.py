@@ -34,7 +34,9 @@ async def test_a_request_is_signed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
-    headers = await HttpSigner().headers(URL, BODY, service="lambda", region="eu-west-1")
+    signer = HttpSigner()
+    await signer.ready()
+    headers = await signer.headers(URL, BODY, service="lambda", region="eu-west-1")
     assert set(headers) == {"Authorization", "X-Amz-Date", "X-Amz-Security-Token"}
     assert headers["X-Amz-Security-Token"] == TOKEN
     stamp = headers["X-Amz-Date"]
@@ -58,4 +60,4 @@ async def test_without_credentials_nothing_is_signed(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
     with pytest.raises(PortError, match="there are none"):
-        await HttpSigner().headers(URL, BODY, service="lambda", region="eu-west-1")
+        await HttpSigner().ready()

@@ -118,7 +118,7 @@ async def calls(
     )
     config = Config(channel=RULES, proxies=proxies)
     ends = ends or BackEnds(lambda: 0.0)
-    ends.open()
+    await ends.open()
     try:
         hooks = with_http_hooks(Hooks(), config, ends)
         yield HookCalls(hooks, 3.0, passed=PassedHeaders(proxies.all_on()))
@@ -402,6 +402,10 @@ class Signer:
     def __init__(self) -> None:
         self.signed: list[tuple[str, bytes, str, str]] = []
         self.fails = False
+        self.is_ready = False
+
+    async def ready(self) -> None:
+        self.is_ready = True
 
     async def headers(self, url: str, body: bytes, *, service: str, region: str) -> dict[str, str]:
         if self.fails:
@@ -418,6 +422,7 @@ async def test_a_request_may_be_signed(monkeypatch: pytest.MonkeyPatch) -> None:
         back_end(says(result={"user": "ann"})) as end,
         calls(end.url, aws_iam=True, ends=ends) as made,
     ):
+        assert signer.is_ready
         await made.connect(CONNECT)
         [(url, body, service, region)] = signer.signed
         assert (url, service, region) == (end.url, "lambda", "eu-west-1")
@@ -467,6 +472,15 @@ async def test_a_trace_goes_on_in_the_back_end() -> None:
         (HOOK, ""),
         ({HOOK_NAME: "rpc"}, "no decision"),
     ]
+
+
+async def test_what_cannot_be_written_again_is_the_clients_fault() -> None:
+    deep: Any = []
+    for _ in range(300):
+        deep = [deep]
+    async with back_end(says(result={})) as end, calls(end.url) as made:
+        assert await code_of(made.rpc(RpcEvent("c1", "ann", None, "m", deep))) == 107
+        assert end.asked == []
 
 
 def test_without_options_nothing_is_made() -> None:
