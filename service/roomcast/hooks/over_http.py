@@ -59,6 +59,7 @@ __all__ = [
     "BackEnds",
     "HttpHook",
     "Signer",
+    "connections_max",
     "with_http_hooks",
 ]
 
@@ -333,6 +334,11 @@ _SUB_REFRESH: Final = _Kind("sub_refresh", sub_refresh_reply)
 _PUBLISH: Final = _Kind("publish", publish_reply)
 _RPC: Final = _Kind("rpc", rpc_reply)
 _OF_CHANNELS: Final = (_SUBSCRIBE, _PUBLISH, _SUB_REFRESH)
+
+
+def connections_max(config: Config) -> int:
+    """How many connections to back ends the hooks of `config` may have at once."""
+    return min(len(config.proxies.all_on()) * CALLS_OF_A_HOOK_MAX, CALLS_UNDER_WAY_MAX)
 
 
 def with_http_hooks(hooks: Hooks, config: Config, back_ends: BackEnds) -> Hooks:

@@ -16,7 +16,7 @@ from roomcast.config import Config, ConfigError, TracingConfig
 from roomcast.ec2.instance_metadata import InstanceMetadata
 from roomcast.ecs.rules import FARGATE_STOP_S, Task, drain_max_s
 from roomcast.hooks.calls import Hooks, load_hooks
-from roomcast.hooks.over_http import BackEnds, with_http_hooks
+from roomcast.hooks.over_http import BackEnds, connections_max, with_http_hooks
 from roomcast.observe.ports import Tracing
 from roomcast.observe.spans import NO_TRACER
 from roomcast.serve.certificates import Certificate, certificates_of
@@ -87,6 +87,7 @@ def planned(
         widened(),
         config.client.connection_limit,
         has_internal_port=bool(config.server.internal_port),
+        back_ends=connections_max(config),
     )
     config = replace(config, client=replace(config.client, connection_limit=room.clients))
     keys = None
