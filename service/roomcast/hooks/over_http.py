@@ -236,13 +236,13 @@ class HttpHook:
                 return await self._posted(body, headers)
             except aiohttp.ClientConnectorError as error:
                 reason = str(error)
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            except aiohttp.ClientConnectionError as error:
                 reason = f"the connection broke: {type(error).__name__}"
                 if isinstance(event, PublishEvent | RpcEvent):
                     raise NoDecision(reason) from None
             except PortError as error:
                 raise NoDecision(str(error)) from None
-            except (aiohttp.ClientError, ValueError) as error:
+            except (aiohttp.ClientError, OSError, ValueError) as error:
                 # Their texts may have the whole address.
                 raise NoDecision(type(error).__name__) from None
             if attempt < _ATTEMPTS_MAX:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,6 +46,7 @@ from roomcast.observe.spans import HOOK, HOOK_NAME
 from roomcast.ports import PortError
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 from roomcast.wire.trace_context import TraceContext
+from tests.certificates import Pair
 from tests.unit.worlds import until
 
 CONNECT = ConnectEvent("c1", "", has_token=False)
@@ -80,15 +83,15 @@ def says(status: int = 200, **members: object) -> Answer:
 
 
 @asynccontextmanager
-async def back_end(answer: Answer) -> AsyncIterator[BackEnd]:
+async def back_end(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[BackEnd]:
     made = BackEnd(answer)
     server = web.Server(made.handle)
     runner = web.ServerRunner(server, shutdown_timeout=0)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]  # nothing public tells
-    made.url = f"http://127.0.0.1:{port}/hook?v=1"
+    made.url = f"http{'s' if tls else ''}://127.0.0.1:{port}/hook?v=1"
     try:
         yield made
     finally:
@@ -396,6 +399,19 @@ async def test_without_a_connection_nothing_was_done(
     assert len(pauses) == 1
     assert "Cannot connect to host 127.0.0.1" in lines[0]["reason"]
     assert "secret-path" not in str(lines)
+
+
+async def test_a_certificate_that_nobody_vouches_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(over_http_module, "_PAUSE_S", 0.001)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(*Pair("somebody").write(tmp_path))
+    async with back_end(says(result={"user": "eve"}), tls) as end, calls(end.url) as made:
+        with capture_logs() as lines:
+            assert await code_of(made.connect(CONNECT)) == 100
+        assert end.asked == []
+    assert "CERTIFICATE_VERIFY_FAILED" in lines[0]["reason"]
 
 
 class Signer:
