@@ -125,6 +125,8 @@ def _say(message: Message, fields: Mapping[str, Any], schema: Mapping[str, Field
         elif field.shape is FieldShape.MAP:
             for key, each in value.items():
                 _say(getattr(message, name)[key], each, SCHEMA[field.of])
+        elif field.shape is FieldShape.TEXTS:
+            getattr(message, name).update(value)
         else:
             # Payloads may also be given as bytes, which need not be JSON.
             is_value = field.shape is FieldShape.JSON and not isinstance(value, bytes)

@@ -86,7 +86,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "gateway": _room(
         "⑨ sockets and HTTP: WebSocket, writer, server API, health",
-        "client concurrency delivery fleet frozen log node observe ports presence rates wire auth __version__",
+        "client concurrency delivery fleet frozen hooks log node observe ports presence rates wire auth __version__",
         "aiohttp orjson structlog",
     ),
     "consumers": _room(
@@ -111,7 +111,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "hooks": _room(
         "what an application imports, and how its code is called",
-        "auth config observe rates wire",
+        "auth config observe ports rates wire",
         "orjson structlog",
     ),
     "transactions": _room(
@@ -195,6 +195,8 @@ ROOMS: Final[Mapping[str, Room]] = {
 MODULES: Final[Mapping[str, Room]] = {
     # One GET, which no SDK makes.
     "auth.jwks_endpoint": _room("", "", "aiohttp"),
+    # The requests to an application's back end.
+    "hooks.over_http": _room("", "", "aiohttp yarl"),
     # Not of the SDK, which reads nothing of what is asked here:
     # a small HTTP service on the machine itself.
     "ec2.instance_metadata": _room("", "", "aiohttp"),
@@ -219,9 +221,7 @@ MODULES: Final[Mapping[str, Room]] = {
 # Data in, data out: no clock, chance, environment, log, I/O or await.
 PURE: Final = frozenset(
     {
-        "wire", "account.readings", "account.rules", "admin.passwords", "admin.sessions", "auth.claims", "auth.summary", "backoff", "bench.advice", "bench.chart", "bench.commands", "bench.histogram", "bench.ledger", "bench.plan", "bench.report", "client.closings", "client.effects", "client.permissions", "client.session", "cost", "config.channel_options", "config.checks", "config.consumer_options", "consumers.messages", "consumers.rules", "config.declaration", "config.issuers", "patterns",
-        "config.messages", "config.options", "config.rendering", "hooks.api",
-        "hooks.events", "log.contention", "log.idempotency", "log.item", "log.rules", "log.times", "delivery.allowance", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil", "delivery.gap_wait", "log.versions",
+        "wire", "account.readings", "account.rules", "admin.passwords", "admin.sessions", "auth.claims", "auth.summary", "backoff", "bench.advice", "bench.chart", "bench.commands", "bench.histogram", "bench.ledger", "bench.plan", "bench.report", "client.closings", "client.effects", "client.permissions", "client.session", "cost", "config.channel_options", "config.checks", "config.consumer_options", "consumers.messages", "consumers.rules", "config.declaration", "config.issuers", "patterns", "config.messages", "config.options", "config.rendering", "hooks.api", "hooks.events", "log.contention", "log.idempotency", "log.item", "log.rules", "log.times", "delivery.allowance", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil", "delivery.gap_wait", "log.versions", "config.proxy_checks", "config.proxy_options", "hooks.faults", "hooks.passed_headers", "hooks.proxy_format",
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer",
         "delivery.shard_rules", "delivery.shards", "delivery.signals", "delivery.tags_filters", "delivery.tail_checks", "dev.event_source", "ec2.rules", "ecs.rules", "fleet.badges", "fleet.drain_signals", "fleet.end_signals", "fleet.deployment", "fleet.inquiry_signals", "fleet.lease_record",
         "fleet.order_signals", "fleet.roster", "frozen", "fleet.node_info_signals", "node.isolation_rules", "observe.counters", "observe.emf",

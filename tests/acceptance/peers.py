@@ -314,7 +314,9 @@ class PyPeer(Peer):
         *,
         protobuf: bool = False,
         data: Any = None,
+        headers: dict[str, str] | None = None,
     ) -> None:
+        """`headers`: of its request, as a browser sends cookies."""
         super().__init__(url, token, fresh_tokens, data=data)
         self.protobuf = protobuf
         self._client = centrifuge.Client(
@@ -326,6 +328,7 @@ class PyPeer(Peer):
             max_reconnect_delay=RETRY_S,
             proxy=None,
             use_protobuf=protobuf,
+            headers=headers,
             data=None if data is None else self._outgoing(data),
         )
 

@@ -212,9 +212,12 @@ def filled(draw: st.DrawFn, name: str = "Command") -> Message:
 def _fill(draw: st.DrawFn, message: Message, field: FieldDescriptor) -> None:
     kind = field.type
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        of = field.message_type.fields_by_name["value"].message_type.name
+        of = field.message_type.fields_by_name["value"].message_type
         for key in draw(st.lists(texts, max_size=2)):
-            getattr(message, field.name)[key].CopyFrom(draw(filled(of)))
+            if of is None:
+                getattr(message, field.name)[key] = draw(texts)
+            else:
+                getattr(message, field.name)[key].CopyFrom(draw(filled(of.name)))
     elif hasattr(many := getattr(message, field.name), "extend"):
         # The nodes of a filter, or its values.
         if field.message_type is None:

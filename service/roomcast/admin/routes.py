@@ -340,6 +340,10 @@ def _rules(rules: ChannelRules) -> ChannelRules:
             force_positioning=False,
             allow_channel_compaction=False,
             allowed_delta_types=(),
+            # The page's own hooks decide.
+            subscribe_proxy_enabled=False,
+            publish_proxy_enabled=False,
+            sub_refresh_proxy_enabled=False,
         )
 
     namespaces = {name: seen(options) for name, options in rules.namespaces.items()}

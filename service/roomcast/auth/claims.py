@@ -45,7 +45,14 @@ __all__ = [
     "TokenExpired",
     "TokenInvalid",
     "TokenUnverifiable",
+    "allow_of",
+    "caps_of",
     "connection_claims",
+    "data_of",
+    "override_of",
+    "payload_of",
+    "server_filter_of",
+    "subs_of",
     "subscription_claims",
 ]
 
@@ -402,3 +409,13 @@ def _texts(claims: Mapping[str, Json], name: str) -> tuple[str, ...]:
 
 def _object(claims: Mapping[str, Json], name: str) -> Mapping[str, Json]:
     return member_or_null(claims, name, OBJECT, {}, TokenInvalid)
+
+
+# Replies of hooks over HTTP have the same forms. All raise TokenInvalid.
+payload_of: Final = _payload
+data_of: Final = _data
+server_filter_of: Final = _filter
+subs_of: Final = _subs
+override_of: Final = _override
+caps_of: Final = _caps
+allow_of: Final = _allow

@@ -43,7 +43,7 @@ def configdoc(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([_told(option) for option in options], ensure_ascii=False, indent=2))
     else:
-        print(reference(options), end="")
+        print(reference(options if arguments.section else None), end="")
     return 0
 
 

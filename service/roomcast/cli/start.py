@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import re
 import sys
-from typing import Any
+from typing import Any, Final
 
 from roomcast.cli.terminal import has_colours
 from roomcast.config import Config, ConfigError
@@ -19,15 +20,21 @@ __all__ = [
     "warn_on_stderr",
 ]
 
+# Of another machine than this one.
+_IN_THE_CLEAR: Final = re.compile(r"http://(?!(localhost|127\.0\.0\.1|\[::1\])([:/]|$))")
+
 
 def look_at_hooks(config: Config) -> None:
-    """Imports the configured hooks. Raises ConfigError when one is missing.
+    """Imports the configured hooks, and makes those over HTTP. Raises ConfigError when one is
+    missing or cannot be.
 
     The import runs their modules.
     """
     from roomcast.hooks.calls import load_hooks
+    from roomcast.hooks.over_http import BackEnds, with_http_hooks
+    from roomcast.system import random_fraction
 
-    load_hooks(config.hooks)
+    with_http_hooks(load_hooks(config.hooks), config, BackEnds(random_fraction))
 
 
 def look_at_certificates(config: Config) -> None:
@@ -40,6 +47,22 @@ def look_at_certificates(config: Config) -> None:
 
 def concerns(config: Config) -> list[tuple[str, str]]:
     """Allowed options that are hardly ever intended: (event name, explanation)."""
+    return [*_of_access(config), *_of_proxies(config)]
+
+
+def _of_proxies(config: Config) -> list[tuple[str, str]]:
+    """Hooks that are asked in the clear, by another machine."""
+    return [
+        (
+            "hook_in_the_clear",
+            f"{place}.endpoint is http:// of another machine: whoever is between reads all of it",
+        )
+        for place, proxy in config.proxies.by_place()
+        if proxy.is_on and _IN_THE_CLEAR.match(proxy.endpoint)
+    ]
+
+
+def _of_access(config: Config) -> list[tuple[str, str]]:
     client = config.client
     if client.insecure:
         return [
@@ -49,6 +72,7 @@ def concerns(config: Config) -> list[tuple[str, str]]:
         not client.token.has_key
         and not client.allow_anonymous_connect_without_token
         and not config.hooks.connect
+        and not config.proxies.connect.is_on
     ):
         return [
             (

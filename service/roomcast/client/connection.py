@@ -39,9 +39,10 @@ from roomcast.client.effects import (
 )
 from roomcast.client.hooks import ClientHooks
 from roomcast.client.lifetime import Lifetime
-from roomcast.client.peer import Peer
+from roomcast.client.peer import ANY_CARRIER, Peer
 from roomcast.client.publish import Publishing
 from roomcast.client.read import Reading
+from roomcast.client.renewing import Renewing
 from roomcast.client.server_orders import ClientOrders
 from roomcast.client.services import TURNS_AT_ONCE, Services, Socket
 from roomcast.client.session import Session
@@ -51,6 +52,7 @@ from roomcast.client.tokens import Tokens
 from roomcast.client.work import SUBSCRIBE_SIZE, Pace, Work
 from roomcast.fleet.badges import CLIENT_DIGITS, client_id
 from roomcast.fleet.order_signals import RefreshOrder, SubscribeOrder
+from roomcast.hooks.events import Carrier
 from roomcast.observe.counters import Limit
 from roomcast.wire.codes import Closing, Disconnect, Error
 from roomcast.wire.commands import (
@@ -104,12 +106,13 @@ def _new_client(badge: str) -> str:
 class Connection:
     """From the transport's open to its end. All methods belong to the event loop's thread.
 
-    `since_ms`: when it connected, in ms since 1970, where a user has one connection; else 0.
+    `carrier`: how the client came, for hooks. `since_ms`: when it connected, in ms since 1970,
+    where a user has one connection; else 0.
     """
 
     since_ms = 0
 
-    def __init__(self, services: Services, socket: Socket) -> None:
+    def __init__(self, services: Services, socket: Socket, carrier: Carrier = ANY_CARRIER) -> None:
         self._services = services
         self._counters = services.counters
         self._counters.connections += 1
@@ -131,7 +134,7 @@ class Connection:
         self._taken = 0
         self._turn = -1
 
-        self._peer = peer = Peer(self.session, socket, self._counters, self)
+        self._peer = peer = Peer(self.session, socket, self._counters, self, carrier)
         self._work = work = Work(peer)
         self._lifetime = lifetime = Lifetime(
             services.limits, services.clock, peer, self, services.departures
@@ -162,6 +165,17 @@ class Connection:
     @cached_property
     def _reading(self) -> Reading:
         return Reading(self._services, self._peer)
+
+    @cached_property
+    def _renewing(self) -> Renewing:
+        return Renewing(
+            self._services,
+            self._peer,
+            self._lifetime,
+            self._work,
+            self._subscriptions,
+            self._hooks,
+        )
 
     @cached_property
     def _orders(self) -> ClientOrders:
@@ -428,6 +442,8 @@ class Connection:
 
     def expired(self, name: str | None) -> None:
         """No new token came for channel `name`, or for the connection (None)."""
+        if self._services.hooks.renews and self._renewing.ask(name):
+            return
         if name is None:
             self.close(Disconnect.EXPIRED)
         else:

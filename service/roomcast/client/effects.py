@@ -65,7 +65,7 @@ class Authenticate:
 
     With an empty token, the hook may name the user; otherwise the connection is anonymous. `since`:
     the positions from which the client wants to recover its server-side subscriptions. `data`,
-    `name` and `version` are for the hook.
+    `name`, `version` and `headers` are for the hook.
     """
 
     id: int
@@ -74,6 +74,7 @@ class Authenticate:
     data: Json = None
     name: str = ""
     version: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @frozen
@@ -107,8 +108,8 @@ class Subscribe:
 
     `is_server_side`: the server subscribes the client, which can neither refresh nor end the
     subscription. `id` then has no meaning, and `data` goes with the push: a JSON value or, in a
-    binary channel, bytes. `ends_at`: s since 1970 when the subscription ends; None = never. It
-    cannot be refreshed, so the client is not told in advance.
+    binary channel, bytes. `ends_at`: s since 1970 when the subscription ends, or a hook says
+    whether it does; None = never. The client cannot refresh it, and is not told in advance.
 
     `filter`: which publications it gets, by the client's wish; `server_filter`: by the server's
     word. It gets what passes both. None = all.
@@ -181,6 +182,11 @@ class AskPublish:
         allowed = replace(self.allowed, tags=reply.tags) if reply.tags else self.allowed
         if reply.version:
             allowed = replace(allowed, version=version_of(reply.version, reply.version_epoch))
+        if reply.skip_history and allowed.options.has_history:
+            if allowed.rpc:
+                # Its answer is a position in the log, and it has none.
+                return Fail(self.id, Error.NOT_AVAILABLE)
+            allowed = replace(allowed, options=replace(allowed.options, history_size=0))
         if isinstance(reply.data, Unchanged):
             return allowed
         if not allowed.options.takes(reply.data):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 from roomcast.auth.claims import ConnectionClaims
@@ -26,8 +27,12 @@ from roomcast.hooks.events import (
     ConnectReply,
     Disconnected,
     PublishEvent,
+    RefreshEvent,
+    RefreshReply,
     Refused,
     RpcEvent,
+    SubRefreshEvent,
+    SubRefreshReply,
     SubscribeEvent,
 )
 from roomcast.wire.codes import Error
@@ -75,8 +80,11 @@ class ClientHooks:
         Returns None when the hook has no opinion.
         """
         by_token = claims or ConnectionClaims("", None)
+        peer = self._peer
+        if effect.headers and (emulated := self._hooks.passed.of_connect(effect.headers)):
+            peer.carrier = replace(peer.carrier, emulated=emulated)
         event = ConnectEvent(
-            self._peer.client,
+            peer.client,
             by_token.user,
             has_token=claims is not None,
             info=by_token.info,
@@ -84,6 +92,7 @@ class ClientHooks:
             data=effect.data,
             name=effect.name,
             version=effect.version,
+            carrier=peer.carrier,
         )
         try:
             return await self._hooks.connect(event)
@@ -96,7 +105,12 @@ class ClientHooks:
         try:
             async with self._place():
                 event = SubscribeEvent(
-                    self._peer.client, *self._user_and_info(), request.channel, request.data
+                    self._peer.client,
+                    *self._user_and_info(),
+                    request.channel,
+                    request.data,
+                    meta=session.meta,
+                    carrier=self._peer.carrier,
                 )
                 reply = await self._hooks.subscribe(event)
         except (Refused, Disconnected) as refusal:
@@ -108,7 +122,12 @@ class ClientHooks:
         """Ask whether the client may publish, and what. The caller keeps publications in order."""
         allowed = effect.allowed
         event = PublishEvent(
-            self._peer.client, *self._user_and_info(), allowed.channel, allowed.data
+            self._peer.client,
+            *self._user_and_info(),
+            allowed.channel,
+            allowed.data,
+            meta=self._peer.session.meta,
+            carrier=self._peer.carrier,
         )
         try:
             return effect.decided(await self._hooks.publish(event))
@@ -120,7 +139,12 @@ class ClientHooks:
         try:
             async with self._place():
                 event = RpcEvent(
-                    self._peer.client, *self._user_and_info(), effect.method, effect.data
+                    self._peer.client,
+                    *self._user_and_info(),
+                    effect.method,
+                    effect.data,
+                    meta=self._peer.session.meta,
+                    carrier=self._peer.carrier,
                 )
                 result = await self._hooks.rpc(event)
         except Refused as refusal:
@@ -129,6 +153,27 @@ class ClientHooks:
             self._peer.close(refusal.why)
         else:
             self._peer.reply(effect.id, "rpc", {"data": result})
+
+    async def refresh(self) -> RefreshReply | None:
+        """Ask whether the connection goes on. None: no. Raises Refused and Disconnected."""
+        peer = self._peer
+        event = RefreshEvent(
+            peer.client, *self._user_and_info(), meta=peer.session.meta, carrier=peer.carrier
+        )
+        return await self._hooks.refresh(event)
+
+    async def sub_refresh(self, channel: str) -> SubRefreshReply | None:
+        """The same for the subscription to `channel`."""
+        peer = self._peer
+        async with self._place():
+            event = SubRefreshEvent(
+                peer.client,
+                *self._user_and_info(),
+                channel,
+                meta=peer.session.meta,
+                carrier=peer.carrier,
+            )
+            return await self._hooks.sub_refresh(event)
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:

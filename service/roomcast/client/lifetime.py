@@ -257,6 +257,10 @@ class Lifetime:
         """Have `name` end at `ends_at` (s since 1970), without grace: it cannot be refreshed."""
         self._deadlines.set(name, self._left_s(ends_at))
 
+    def end_in(self, name: str | None, in_s: float) -> None:
+        """The same, `in_s` seconds from now."""
+        self._deadlines.set(name, in_s)
+
     def forget(self, name: str | None) -> None:
         """Remove the deadline of `name`."""
         self._deadlines.set(name, None)

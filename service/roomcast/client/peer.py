@@ -10,6 +10,7 @@ from roomcast.client import comings
 from roomcast.client.closings import closing_of
 from roomcast.client.services import Socket
 from roomcast.client.session import Session
+from roomcast.hooks.events import Carrier
 from roomcast.observe.counters import ClientCounters
 from roomcast.wire.codes import Closing, Disconnect, Error, Failing, code_of, error_of
 from roomcast.wire.commands import (
@@ -29,7 +30,7 @@ from roomcast.wire.commands import (
 )
 from roomcast.wire.encoding import Unencodable, encode_error, encode_push, encode_reply
 
-__all__ = ["NOBODY", "Ends", "Peer"]
+__all__ = ["ANY_CARRIER", "NOBODY", "Ends", "Peer"]
 
 # The names of commands in the counters. Any other is counted as "other".
 _METHODS: Final[dict[type, str]] = {
@@ -46,6 +47,10 @@ _METHODS: Final[dict[type, str]] = {
     SubRefreshRequest: "sub_refresh",
     InvalidRequest: "invalid",
 }
+
+
+# Of a client whose way nobody told: a WebSocket, and none of its headers.
+ANY_CARRIER: Final = Carrier()
 
 
 class Ends(Protocol):
@@ -73,7 +78,8 @@ NOBODY: Final = _Nobody()
 
 
 class Peer:
-    """One client. Its `connection` is ended once its transport begins to close.
+    """One client. Its `connection` is ended once its transport begins to close. `carrier`: how it
+    came, for hooks.
 
     `is_welcome`: whether `connect` was answered; nothing goes out before that. `has_ended`: nothing
     goes out any more.
@@ -84,6 +90,7 @@ class Peer:
         "_connection",
         "_counters",
         "_methods",
+        "carrier",
         "has_ended",
         "is_welcome",
         "session",
@@ -91,9 +98,15 @@ class Peer:
     )
 
     def __init__(
-        self, session: Session, socket: Socket, counters: ClientCounters, connection: Ends
+        self,
+        session: Session,
+        socket: Socket,
+        counters: ClientCounters,
+        connection: Ends,
+        carrier: Carrier = ANY_CARRIER,
     ) -> None:
         self.session = session
+        self.carrier = carrier
         self.socket = socket
         self.is_welcome = False
         self.has_ended = False

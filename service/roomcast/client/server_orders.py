@@ -92,7 +92,12 @@ class ClientOrders:
             self._peer.close(Disconnect.EXPIRED)
             return
         self._peer.session.refreshed_by_server(order.info)
-        lasts = self._lifetime.last_until(None, order.expires_at)
+        if order.expires_at is not None and self._peer.session.is_renewed:
+            # A hook is asked then, and not the client.
+            self._lifetime.end_at(None, order.expires_at)
+            lasts: dict[str, object] = {}
+        else:
+            lasts = self._lifetime.last_until(None, order.expires_at)
         if self._peer.is_welcome:
             self._peer.send(refresh_push(lasts))
 

@@ -114,8 +114,10 @@ class Policy:
     `message_size_limit`: bytes of one command. `personal_namespace`: the namespace of the personal
     channels to which users are subscribed as they connect; None = there are none.
     `single_connection`: a user's new connection closes the others. `asks_subscribe`,
-    `asks_publish`: the application has this hook. `has_methods`: the application has methods that
-    clients may call.
+    `asks_publish`: the application has this hook for every channel; otherwise the options of a
+    channel say so. `has_methods`: the application has methods that clients may call. `refreshes`: a
+    hook says whether a connection goes on whose time is over; `refreshes_subscriptions`: the same
+    for subscriptions in every channel. `keeps_meta`: a hook may want what came in `meta`.
     """
 
     rules: ChannelRules
@@ -128,6 +130,9 @@ class Policy:
     asks_subscribe: bool = False
     asks_publish: bool = False
     has_methods: bool = False
+    refreshes: bool = False
+    refreshes_subscriptions: bool = False
+    keeps_meta: bool = False
 
     @cached_property
     def connect_bounds(self) -> Bounds:
@@ -154,8 +159,8 @@ class State(Enum):
 class Admission:
     """A client that may connect. `data`: for the answer.
 
-    `ends_at`: s since 1970 when the connection ends; None = never. It cannot be refreshed, so the
-    client is not told in advance.
+    `ends_at`: s since 1970 when the connection ends, or a hook says whether it does; None = never.
+    The client cannot refresh it, and is not told in advance.
     """
 
     claims: ConnectionClaims
@@ -168,6 +173,7 @@ class Session:
 
     `client`: its id, unique over all nodes. `is_binary`: it speaks Protobuf. `bounds`: the bounds
     of the next command. `channels`: the channels that the client is subscribed to, or about to be.
+    `meta`: what hooks know of the connection and no client sees.
     """
 
     __slots__ = (
@@ -181,6 +187,7 @@ class Session:
         "bounds",
         "channels",
         "client",
+        "meta",
         "state",
     )
 
@@ -190,6 +197,7 @@ class Session:
         self.state = State.NEW
         self.bounds = policy.connect_bounds
         self.channels: set[str] = set()
+        self.meta: Json = None
         self._policy = policy
         self._permissions = Permissions(insecure=policy.insecure)
         self._conn_info: Json = None
@@ -229,7 +237,13 @@ class Session:
         self.bounds = self._policy.bounds
         asked = command.request
         return Authenticate(
-            command.id, asked.token, asked.since, asked.data, asked.name, asked.version
+            command.id,
+            asked.token,
+            asked.since,
+            asked.data,
+            asked.name,
+            asked.version,
+            asked.headers,
         )
 
     def _connected_command(self, command_id: int, request: object) -> Effect:
@@ -295,7 +309,8 @@ class Session:
             return Fail(command_id, Error.BAD_REQUEST)
         if request.token and not self._policy.insecure:
             return Authorize(command_id, self.user, request)
-        if self._policy.asks_subscribe and self._permissions.is_open_to_hook(channel, options):
+        asks = self._policy.asks_subscribe or options.subscribe_proxy_enabled
+        if asks and self._permissions.is_open_to_hook(channel, options):
             self.channels.add(channel)
             return AskSubscribe(command_id, request)
         if not self._permissions.may_subscribe(channel, options):
@@ -314,7 +329,7 @@ class Session:
         if claims is not None:
             options = claims.override.over(options)
             self._permissions.grant_in(request.channel, claims.allow)
-            if claims.expires_at is not None:
+            if claims.expires_at is not None and not self._renews(options):
                 self._refreshable.add(request.channel)
         may_recover = self._permissions.may_recover(request.channel, options)
         since = request.since if may_recover else None
@@ -334,6 +349,8 @@ class Session:
             and self._permissions.may_see_presence(request.channel, options, subscribed=True)
         )
         server_filter = claims.server_tags_filter if claims else None
+        expires_at = claims.expires_at if claims else None
+        renews = expires_at is not None and self._renews(options)
         return Subscribe(
             id=command_id,
             channel=request.channel,
@@ -347,7 +364,8 @@ class Session:
             info=ClientInfo(
                 self.user, self.client, self._conn_info, claims.info if claims else None
             ),
-            expires_at=claims.expires_at if claims else None,
+            expires_at=None if renews else expires_at,
+            ends_at=expires_at if renews else None,
             numbered=request.numbered and options.allow_channel_compaction,
             # Without a log, nobody knows which publication came before. Nor has a client got it
             # if a filter held it back.
@@ -425,7 +443,8 @@ class Session:
             otherwise: Publish | Fail = effect
         else:
             otherwise = Fail(effect.id, Error.PERMISSION_DENIED)
-        return AskPublish(effect.id, effect, otherwise) if self._policy.asks_publish else otherwise
+        asks = self._policy.asks_publish or effect.options.publish_proxy_enabled
+        return AskPublish(effect.id, effect, otherwise) if asks else otherwise
 
     def _history(self, command_id: int, request: HistoryRequest) -> Effect:
         channel = request.channel
@@ -483,7 +502,12 @@ class Session:
         if claims is None and not reply.user and not self.may_connect_without_token():
             return Error.UNAUTHORIZED
         by_both = self._with_hook(claims or ConnectionClaims(reply.user, None))
-        return Admission(by_both, reply.data, reply.expires_at if claims is None else None)
+        ends_at = reply.expires_at if claims is None else None
+        if self._policy.refreshes and by_both.expires_at is not None:
+            ends_at, by_both = by_both.expires_at, replace(by_both, expires_at=None)
+        if self._policy.keeps_meta:
+            self.meta = by_both.meta
+        return Admission(by_both, reply.data, ends_at)
 
     def _with_hook(self, claims: ConnectionClaims) -> ConnectionClaims:
         """A token's claims and the connect hook's reply, which holds for later tokens too."""
@@ -493,6 +517,7 @@ class Session:
         return replace(
             claims,
             info=reply.info if claims.info is None else claims.info,
+            meta=reply.meta if claims.meta is None else claims.meta,
             subs={**reply.subs, **claims.subs},
             caps=(*claims.caps, *reply.caps),
         )
@@ -581,10 +606,27 @@ class Session:
             self.client,
         )
 
-    def refreshed_by_server(self, info: Json) -> None:
-        """The application ordered a refresh. `info` None: others see the same info as before."""
+    def refreshed_by_server(self, info: Json, meta: Json = None) -> None:
+        """The application ordered a refresh, or a hook allowed it. `info` None: others see the same
+        info as before. `meta` None: hooks get the same.
+        """
         if info is not None:
             self._conn_info = info
+        if meta is not None and self._policy.keeps_meta:
+            self.meta = meta
+
+    @property
+    def is_renewed(self) -> bool:
+        """Whether a hook says if the connection goes on when its time is over."""
+        return self._policy.refreshes and self.state is State.CONNECTED
+
+    def is_subscription_renewed(self, channel: str) -> bool:
+        """The same for the subscription to `channel`."""
+        options = self._policy.rules.options(channel)
+        return options is not None and self._renews(options) and self.state is State.CONNECTED
+
+    def _renews(self, options: ChannelOptions) -> bool:
+        return self._policy.refreshes_subscriptions or options.sub_refresh_proxy_enabled
 
     # ---- subscriptions by the server
 

@@ -38,6 +38,13 @@ from roomcast.config.options import (
     WebSocketConfig,
     dev_config,
 )
+from roomcast.config.proxy_checks import aws_service
+from roomcast.config.proxy_options import (
+    ProxiesConfig,
+    ProxyConfig,
+    ProxyHttpConfig,
+    StatusTransform,
+)
 from roomcast.config.rendering import effective, effective_toml, reference
 
 __all__ = [
@@ -61,13 +68,18 @@ __all__ = [
     "LogConfig",
     "NodeConfig",
     "Option",
+    "ProxiesConfig",
+    "ProxyConfig",
+    "ProxyHttpConfig",
     "PublicationDataModeConfig",
     "ServerConfig",
+    "StatusTransform",
     "SubscriptionTokenConfig",
     "TlsConfig",
     "TokenConfig",
     "TracingConfig",
     "WebSocketConfig",
+    "aws_service",
     "config_path",
     "dev_config",
     "effective",

@@ -31,6 +31,10 @@ __all__ = [
 NAMESPACE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
+# Names of hooks over HTTP: config/proxy_options.py.
+_PROXY: Final = r"[A-Za-z0-9_.-]{2,64}"
+_PROXY_SHAPE: Final = "the name of one of `[[proxies]]`"
+
 _CHANNEL_RULES: Final[Mapping[str, Rules]] = {
     "history_size": Rules(
         "Publications a channel shows at most. With `history_ttl`, switches history on.",
@@ -146,6 +150,26 @@ _CHANNEL_RULES: Final[Mapping[str, Rules]] = {
         "The instance that writes sends publications to the others at once, ahead of the table's "
         "stream: they get there in about a third of the time. Costs messages to SNS, bounded by "
         "`aws.express_rate_limit` (scaling.md). Needs history."
+    ),
+    "subscribe_proxy_enabled": Rules(
+        "Ask the hook over HTTP of `[channel.proxy.subscribe]` when a client subscribes without a "
+        "token. See [http-hooks.md](http-hooks.md)."
+    ),
+    "subscribe_proxy_name": Rules(
+        "Ask the one of `[[proxies]]` with this name instead.", pattern=_PROXY, shape=_PROXY_SHAPE
+    ),
+    "publish_proxy_enabled": Rules(
+        "Ask the hook over HTTP of `[channel.proxy.publish]` when a client publishes."
+    ),
+    "publish_proxy_name": Rules(
+        "Ask the one of `[[proxies]]` with this name instead.", pattern=_PROXY, shape=_PROXY_SHAPE
+    ),
+    "sub_refresh_proxy_enabled": Rules(
+        "Ask the hook over HTTP of `[channel.proxy.sub_refresh]` whether a subscription goes on "
+        "whose time is over. With it, no client refreshes one by a token."
+    ),
+    "sub_refresh_proxy_name": Rules(
+        "Ask the one of `[[proxies]]` with this name instead.", pattern=_PROXY, shape=_PROXY_SHAPE
     ),
     "batch_max_size": Rules(
         "Publications of a channel that are collected at most before they go out together. Needs "

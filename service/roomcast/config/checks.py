@@ -11,6 +11,7 @@ from roomcast.config.consumer_options import CONSUMERS, QUEUES_MAX, ConsumerConf
 from roomcast.config.issuers import IssuersRefused, endpoints
 from roomcast.config.messages import quoted
 from roomcast.config.options import ClientConfig, Config, ServerConfig, TokenConfig
+from roomcast.config.proxy_checks import proxy_conflicts
 from roomcast.patterns import PatternRefused, pattern
 from roomcast.wire.channels import ChannelOptions
 
@@ -63,6 +64,7 @@ def conflicts(config: Config, places: Mapping[str, str]) -> Iterator[tuple[str, 
         )
     yield from _token_conflicts(client)
     yield from _server_conflicts(config.server)
+    yield from proxy_conflicts(config, places)
     if node.heartbeat_s >= node.lease_ttl_s / 2:
         yield (
             "node.heartbeat_s",

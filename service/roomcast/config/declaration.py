@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, Final, Literal, TypeVar, cast, get_type_hints
+from typing import Any, Final, Literal, Protocol, TypeVar, cast, get_type_hints
 
 from roomcast.config.messages import quoted
 
 __all__ = [
     "ENVIRONMENT_PREFIX",
     "MASK",
+    "Codec",
     "Kind",
     "Option",
     "Rules",
@@ -29,7 +31,9 @@ __all__ = [
 ENVIRONMENT_PREFIX: Final = "ROOMCAST_"
 MASK: Final = "***"
 
-Kind = Literal["true or false", "whole number", "number", "text", "list", "duration", "delay"]
+Kind = Literal[
+    "true or false", "whole number", "number", "text", "list", "duration", "delay", "structure"
+]
 T = TypeVar("T")
 
 _DURATION: Final = re.compile(
@@ -49,6 +53,16 @@ class WrongValue(Exception):
     """A value that an option does not take."""
 
 
+class Codec(Protocol):
+    """Reads and writes the values of an option that is more than a list."""
+
+    def read(self, found: object) -> object:
+        """The field's value for what is in the file. Raises WrongValue."""
+
+    def write(self, value: Any) -> object:
+        """The inverse, of JSON types. What is secret in it is masked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """The declaration of a field: its description, and the values that it takes.
@@ -56,7 +70,8 @@ class Rules:
     `minimum` and `maximum` are in the field's own unit. `pattern` applies to a text, or to each
     text of a list. `shape` says the same in words. `secret`: the value is shown nowhere. `lines`: a
     text may have several lines, and messages do not quote it. `says_unit`: a value says its own
-    unit, so that the option's name does not (`unit_of`).
+    unit, so that the option's name does not (`unit_of`). `codec`: of a value that is more than a
+    list; the environment has it as JSON.
     """
 
     doc: str
@@ -68,6 +83,7 @@ class Rules:
     secret: bool = False
     lines: bool = False
     says_unit: bool = False
+    codec: Codec | None = None
 
 
 def declare(
@@ -81,12 +97,13 @@ def declare(
     secret: bool = False,
     lines: bool = False,
     says_unit: bool = False,
+    codec: Codec | None = None,
 ) -> T:
     """A dataclass field with its rules. Its type is that of its default, which the field then
     holds.
     """
     minimum, maximum = within or (None, None)
-    rules = Rules(doc, unit, minimum, maximum, pattern, shape, secret, lines, says_unit)
+    rules = Rules(doc, unit, minimum, maximum, pattern, shape, secret, lines, says_unit, codec)
     return field(default=default, repr=not secret, metadata={"rules": rules})
 
 
@@ -128,12 +145,16 @@ class Option:
             return f'a duration such as "20ms", "200ms" or "1s"{bounds}'
         if self.kind == "list":
             return f"a list of {rules.shape}"
+        if self.kind == "structure":
+            return rules.shape
         if self.kind == "text":
             return rules.shape or "text without control characters"
         return self.kind if self.kind == "true or false" else f"a {self.kind}{bounds}"
 
     def from_file(self, found: object) -> object:
         """The field's value for a value in the file. Raises WrongValue."""
+        if self.rules.codec is not None:
+            return self.rules.codec.read(found)
         if self.kind == "true or false" and isinstance(found, bool):
             return found
         if isinstance(found, bool):
@@ -162,6 +183,11 @@ class Option:
             return self._in_range(int(_matching(_WHOLE, found)))
         if self.kind == "number":
             return self._in_range(float(_matching(_DECIMAL, found)))
+        if self.rules.codec is not None:
+            try:
+                return self.rules.codec.read(json.loads(found))
+            except (ValueError, RecursionError):
+                raise WrongValue from None
         if self.kind == "list":
             return (
                 tuple(self._shaped(entry.strip()) for entry in found.split(","))
@@ -172,6 +198,8 @@ class Option:
 
     def to_file(self, value: Any) -> Any:
         """The value for a file, the inverse of `from_file`. Secrets are masked."""
+        if self.rules.codec is not None:
+            return self.rules.codec.write(value)
         if self.rules.secret:
             return MASK if value else ""
         if self.kind == "duration":
@@ -271,7 +299,7 @@ def declared(section: str, holder: type) -> Iterator[Option]:
             yield Option(
                 f"{section}.{name}",
                 each.name,
-                kind or kind_of(hints[each.name]),
+                kind or ("structure" if rules.codec else kind_of(hints[each.name])),
                 each.default,
                 rules,
             )

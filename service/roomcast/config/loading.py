@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -49,6 +50,16 @@ from roomcast.config.options import (
     Config,
     dev_config,
 )
+from roomcast.config.proxy_options import (
+    NAMED,
+    NAMED_MAX,
+    NAMED_OPTIONS,
+    PROXY_NAME,
+    SECTIONS,
+    ProxiesConfig,
+    ProxyConfig,
+    proxy_of,
+)
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 
 __all__ = ["config_path", "load"]
@@ -64,6 +75,8 @@ class _Values:
 
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     namespaces: dict[str, ChannelOptions] = field(default_factory=dict)
+    # The fields of each named proxy by table: its own ("") and those of `http`.
+    proxies: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     # The place of each namespace in the file, for messages.
     places: dict[str, str] = field(default_factory=dict)
     consumers: tuple[ConsumerConfig, ...] = ()
@@ -127,8 +140,10 @@ def _take_table(table: Mapping[str, Any], path: str, values: _Values, origin: Or
             _take_namespaces(found, values, origin)
         elif key == CONSUMERS:
             _take_consumers(found, values, origin)
+        elif key == NAMED:
+            _take_proxies(found, values, origin)
         elif key not in TABLES:
-            known = [*BY_KEY, *TABLES, NAMESPACES, CONSUMERS]
+            known = [*BY_KEY, *TABLES, NAMESPACES, CONSUMERS, NAMED]
             raise origin.error(key, f"is not an option{suggestion(key, known)}")
         elif not isinstance(found, dict):
             raise origin.error(key, f"must be a table, written [{key}]; found {quoted(found)}")
@@ -136,29 +151,81 @@ def _take_table(table: Mapping[str, Any], path: str, values: _Values, origin: Or
             _take_table(found, key, values, origin)
 
 
-def _take_namespaces(found: object, values: _Values, origin: Origin) -> None:
+def _named_tables(
+    found: object, array: str, origin: Origin, *, most: int, pattern: re.Pattern[str], shape: str
+) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """The place, name and content of each table of `array`, whose names differ. `shape`: of names,
+    in words.
+    """
     if not isinstance(found, list) or not all(isinstance(table, dict) for table in found):
-        raise origin.error(
-            NAMESPACES, f"must be tables, each written [[{NAMESPACES}]] with a name in it"
-        )
-    if len(found) > NAMESPACES_MAX:
-        raise origin.error(
-            NAMESPACES, f"must be at most {NAMESPACES_MAX} tables; found {len(found)}"
-        )
+        raise origin.error(array, f"must be tables, each written [[{array}]] with a name in it")
+    if len(found) > most:
+        raise origin.error(array, f"must be at most {most} tables; found {len(found)}")
+    names: set[str] = set()
     for index, table in enumerate(found):
-        place = f"{NAMESPACES}[{index}]"
+        place = f"{array}[{index}]"
         name = table.get("name")
         if name is None:
             raise origin.error(place, "needs a name")
-        if not isinstance(name, str) or not NAMESPACE_NAME.fullmatch(name):
-            raise origin.error(
-                f"{place}.name",
-                f"must be 1 to 64 letters, digits, -, _ or .; found {quoted(name)}",
-            )
-        if name in values.namespaces:
+        if not isinstance(name, str) or not pattern.fullmatch(name):
+            raise origin.error(f"{place}.name", f"must be {shape}; found {quoted(name)}")
+        if name in names:
             raise origin.error(
                 f"{place}.name", f"must differ from the others; found {quoted(name)} again"
             )
+        names.add(name)
+        yield place, name, table
+
+
+def _take_proxies(found: object, values: _Values, origin: Origin) -> None:
+    tables = _named_tables(
+        found,
+        NAMED,
+        origin,
+        most=NAMED_MAX,
+        pattern=PROXY_NAME,
+        shape="2 to 64 letters, digits, -, _ or .",
+    )
+    for place, name, table in tables:
+        values.proxies[name] = {"": {}, "http": {}}
+        _take_proxy(table, place, "", values.proxies[name], origin)
+
+
+def _take_proxy(
+    table: Mapping[str, Any],
+    place: str,
+    within: str,
+    chosen: Mapping[str, dict[str, Any]],
+    origin: Origin,
+) -> None:
+    """`within`: the table within that of the proxy; "" = it is that."""
+    for each, value in table.items():
+        path = f"{within}.{shown(each)}".removeprefix(".")
+        key = f"{place}.{path}"
+        if path == "name":
+            continue
+        if option := NAMED_OPTIONS.get(path):
+            chosen[within][option.attribute] = _file_value(option, key, value, origin)
+        elif path != "http":
+            raise origin.error(
+                key, f"is not an option{suggestion(path, [*NAMED_OPTIONS, 'name', 'http'])}"
+            )
+        elif not isinstance(value, dict):
+            raise origin.error(key, f"must be a table; found {quoted(value)}")
+        else:
+            _take_proxy(value, place, path, chosen, origin)
+
+
+def _take_namespaces(found: object, values: _Values, origin: Origin) -> None:
+    tables = _named_tables(
+        found,
+        NAMESPACES,
+        origin,
+        most=NAMESPACES_MAX,
+        pattern=NAMESPACE_NAME,
+        shape="1 to 64 letters, digits, -, _ or .",
+    )
+    for place, name, table in tables:
         chosen: dict[str, Any] = {}
         for each, value in table.items():
             key = f"{place}.{shown(each)}"
@@ -293,9 +360,22 @@ def _built(base: Config, values: _Values) -> Config:
         http_api=replace(base.http_api, **values.of("http_api")),
         admin=replace(base.admin, **values.of("admin")),
         hooks=replace(base.hooks, **values.of("hooks")),
+        proxies=_built_proxies(base.proxies, values),
         aws=replace(base.aws, **values.of("aws")),
         node=replace(base.node, **values.of("node")),
         log=replace(base.log, **values.of("log")),
         tracing=replace(base.tracing, **values.of("tracing")),
         consumers=values.consumers,
     )
+
+
+def _built_proxies(base: ProxiesConfig, values: _Values) -> ProxiesConfig:
+    events = {
+        hook: proxy_of(getattr(base, hook), values.of(section), values.of(f"{section}.http"))
+        for hook, section in SECTIONS.items()
+    }
+    named = {
+        name: proxy_of(ProxyConfig(), chosen[""], chosen["http"])
+        for name, chosen in values.proxies.items()
+    }
+    return ProxiesConfig(**events, named={**base.named, **named})

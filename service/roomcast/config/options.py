@@ -11,6 +11,7 @@ from typing import Final
 from roomcast.config.channel_options import NAMESPACE_NAME, WITHOUT_NAMESPACE_OPTIONS
 from roomcast.config.consumer_options import ConsumerConfig
 from roomcast.config.declaration import Option, declare, declared
+from roomcast.config.proxy_options import PROXY_OPTIONS, ProxiesConfig
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 
 __all__ = [
@@ -488,6 +489,18 @@ class HooksConfig:
     rpc: str = _hook(
         "Registry of the methods that clients may call, `package.module:registry`; empty: none."
     )
+    refresh: str = _hook(
+        "Async function that is asked whether a connection goes on whose time is over; empty: "
+        "none. With it, no client refreshes its connection by a token."
+    )
+    sub_refresh: str = _hook("The same for a subscription whose time is over.")
+    start: str = _hook(
+        "Async function that is called as the server starts, before clients come, for 30 s at "
+        "most; empty: none. What it raises ends the start."
+    )
+    stop: str = _hook(
+        "Async function that is called after the last client is gone, for 5 s at most; empty: none."
+    )
     timeout_s: float = declare(
         3.0,
         "How long a call of them may take; then the client gets error 100. SDKs wait 5 s for all "
@@ -777,6 +790,7 @@ class Config:
     http_api: HttpApiConfig = field(default_factory=HttpApiConfig)
     admin: AdminConfig = field(default_factory=AdminConfig)
     hooks: HooksConfig = field(default_factory=HooksConfig)
+    proxies: ProxiesConfig = field(default_factory=ProxiesConfig)
     aws: AwsConfig = field(default_factory=AwsConfig)
     node: NodeConfig = field(default_factory=NodeConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -797,6 +811,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     *declared("http_api", HttpApiConfig),
     *declared("admin", AdminConfig),
     *declared("hooks", HooksConfig),
+    *PROXY_OPTIONS,
     *declared("aws", AwsConfig),
     *declared("node", NodeConfig),
     *declared("log", LogConfig),
@@ -806,7 +821,12 @@ BY_KEY: Final = {option.key: option for option in OPTIONS}
 BY_VARIABLE: Final = {option.variable: option for option in OPTIONS}
 assert len(BY_VARIABLE) == len(OPTIONS), "no two options share a variable"
 assert not FOREIGN_VARIABLES & BY_VARIABLE.keys(), "no option hides behind somebody else's variable"
-TABLES: Final = frozenset({"channel", *(option.section for option in OPTIONS)})
+# Each table, and those around it.
+TABLES: Final = frozenset(
+    section.rsplit(".", depth)[0]
+    for section in {option.section for option in OPTIONS}
+    for depth in range(section.count(".") + 1)
+)
 
 
 def dev_config() -> Config:

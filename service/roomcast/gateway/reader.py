@@ -21,11 +21,13 @@ from aiohttp.http import WebSocketReader
 
 from roomcast.client import comings
 from roomcast.client.connection import CROWD_BYTES, Connection, Waiting
+from roomcast.client.peer import ANY_CARRIER
 from roomcast.delivery.ports import Framer
 from roomcast.frozen import frozen
 from roomcast.gateway.deflate import INFLATED_A_TURN, Marks, Unreadable, inflated, inflating
 from roomcast.gateway.parsing import PARSED_AT_ONCE, Parsing
 from roomcast.gateway.writer import CLOSE_WAIT_S, Writer, pong_frame
+from roomcast.hooks.events import Carrier
 from roomcast.node.node import Node
 from roomcast.observe.counters import Limit, Transport
 from roomcast.rates import Bucket, Rate
@@ -169,6 +171,7 @@ class ClientFrames(asyncio.Protocol):
         encoding: Encoding,
         frame_bytes_max: int,
         parsing: Parsing,
+        carrier: Carrier = ANY_CARRIER,
     ) -> None:
         self._node = node
         self._transport = transport
@@ -201,7 +204,7 @@ class ClientFrames(asyncio.Protocol):
         self._is_paused = False
         self._is_lost = False
         self._is_over = False
-        self._connection: Connection = node.open(writer)
+        self._connection: Connection = node.open(writer, carrier)
         node.services.counters.came(self._kind)
 
     @property

@@ -15,9 +15,11 @@ from typing import Final
 import structlog
 
 from roomcast.client import comings
+from roomcast.client.peer import ANY_CARRIER
 from roomcast.fleet.badges import session_name
 from roomcast.fleet.emulation import Sessions
 from roomcast.gateway.writer import Writer
+from roomcast.hooks.events import Carrier
 from roomcast.node.node import Node
 from roomcast.observe.counters import Transport
 from roomcast.wire.codes import Disconnect
@@ -46,7 +48,7 @@ class ClientStream(asyncio.Protocol):
 
     `kind`: what it is counted as. `left` is called when the connection is lost. `silence_s`: how
     long bytes may stay without an acknowledgement of the peer's kernel. No pong tells of a peer
-    that is gone.
+    that is gone. `carrier`: how the client came, for hooks.
     """
 
     __slots__ = (
@@ -75,6 +77,7 @@ class ClientStream(asyncio.Protocol):
         kind: Transport,
         *,
         silence_s: float,
+        carrier: Carrier = ANY_CARRIER,
     ) -> None:
         self._node = node
         self._transport = transport
@@ -90,7 +93,7 @@ class ClientStream(asyncio.Protocol):
         self._is_over = False
         self.left: Callable[[], None] | None = None
         limit_silence(transport, silence_s)
-        self._connection = node.open(writer)
+        self._connection = node.open(writer, carrier)
         node.services.counters.came(kind)
         if not writer.is_unidirectional:
             sessions.enter(writer.session, self)

@@ -25,6 +25,7 @@ from roomcast.delivery.ports import Framer
 from roomcast.fleet.emulation_signals import FRAMES_BYTES_MAX, Outcome
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.body import BODY_S, BodyRoom, PushedOut, body_of, media_type
+from roomcast.gateway.carriers import carrier_of
 from roomcast.gateway.delayed import WriterMaker
 from roomcast.gateway.door import SERVER, hand_over, open_line
 from roomcast.gateway.keys import NODE
@@ -187,6 +188,7 @@ class StreamGateway:
                 node.emulation.sessions,
                 form.kind,
                 silence_s=limits.silence_s,
+                carrier=carrier_of(request, node, form.kind, is_binary=writer.is_binary),
             )
             stream.left = hand_over(request.protocol, stream)
             stream.take(frame)

@@ -19,6 +19,7 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import WS_KEY
 
 from roomcast.gateway.admission import Admission
+from roomcast.gateway.carriers import carrier_of
 from roomcast.gateway.deflate import Agreed, Compression, Deflater, agree
 from roomcast.gateway.delayed import WriterMaker
 from roomcast.gateway.door import SERVER, hand_over, open_line
@@ -36,6 +37,7 @@ from roomcast.gateway.writer import (
     protobuf_frame,
     text_frame,
 )
+from roomcast.observe.counters import Transport
 from roomcast.wire.commands import CONNECT_FRAMES, JSON_FRAMES
 from roomcast.wire.protobuf import PROTOBUF_FRAMES, encode_messages
 
@@ -243,8 +245,15 @@ class WebSocketGateway:
         encoding: Encoding,
     ) -> ClientFrames:
         node = request.app[NODE]
+        kind = Transport.UNI_WEBSOCKET if writer.is_unidirectional else Transport.WEBSOCKET
         client = ClientFrames(
-            node, transport, writer, encoding, self._frame_bytes_max, self._parsing
+            node,
+            transport,
+            writer,
+            encoding,
+            self._frame_bytes_max,
+            self._parsing,
+            carrier_of(request, node, kind, is_binary=writer.is_binary),
         )
         client.left = hand_over(request.protocol, client)
         return client

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from roomcast.hooks.events import (
     ConnectEvent,
     ConnectReply,
     PublishEvent,
     PublishReply,
+    RefreshEvent,
+    RefreshReply,
     RpcEvent,
+    SubRefreshEvent,
+    SubRefreshReply,
     SubscribeEvent,
     SubscribeReply,
 )
@@ -26,9 +30,13 @@ __all__ = [
     "METHOD_CHARS_MAX",
     "RESERVED_METHODS",
     "ConnectHook",
+    "LifeHook",
     "PublishHook",
+    "RefreshHook",
     "RpcMethod",
+    "RpcMethods",
     "RpcRegistry",
+    "SubRefreshHook",
     "SubscribeHook",
     "is_async",
 ]
@@ -37,6 +45,11 @@ __all__ = [
 ConnectHook = Callable[[ConnectEvent], Awaitable[ConnectReply | None]]
 SubscribeHook = Callable[[SubscribeEvent], Awaitable[SubscribeReply | None]]
 PublishHook = Callable[[PublishEvent], Awaitable[PublishReply | None]]
+# None: it does not go on.
+RefreshHook = Callable[[RefreshEvent], Awaitable[RefreshReply | None]]
+SubRefreshHook = Callable[[SubRefreshEvent], Awaitable[SubRefreshReply | None]]
+# Called as the process starts, or as it ends.
+LifeHook = Callable[[], Awaitable[None]]
 # The returned value is the answer.
 RpcMethod = Callable[[RpcEvent], Awaitable[Json]]
 
@@ -45,6 +58,13 @@ _Method = TypeVar("_Method", bound=RpcMethod)
 # The prefix of the server's own methods.
 RESERVED_METHODS: Final = "roomcast."
 METHOD_CHARS_MAX: Final = 255
+
+
+class RpcMethods(Protocol):
+    """Where the methods that clients may call are found."""
+
+    def find(self, name: str) -> RpcMethod | None:
+        """What answers the method `name`. None = there is none."""
 
 
 class RpcRegistry:

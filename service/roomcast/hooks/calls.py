@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial, reduce
 from pathlib import Path
@@ -22,25 +22,36 @@ from roomcast.auth.claims import INFO_DEPTH_MAX, TOKEN_TIME_MAX
 from roomcast.config import ConfigError, HooksConfig
 from roomcast.hooks import (
     Capability,
+    Carrier,
     ConnectEvent,
     ConnectHook,
     ConnectReply,
     Disconnected,
     Grant,
     Json,
+    LifeHook,
     PublishEvent,
     PublishHook,
     PublishReply,
+    RefreshEvent,
+    RefreshHook,
+    RefreshReply,
     Refused,
     RpcEvent,
     RpcRegistry,
     ServerSubscription,
+    SubRefreshEvent,
+    SubRefreshHook,
+    SubRefreshReply,
     SubscribeEvent,
     SubscribeHook,
     SubscribeReply,
     is_async,
 )
+from roomcast.hooks.api import RpcMethods
 from roomcast.hooks.events import Unchanged
+from roomcast.hooks.faults import Busy, NoDecision, TimedOut
+from roomcast.hooks.passed_headers import PassedHeaders
 from roomcast.observe.counters import Histogram, HookCounters, HookOutcome
 from roomcast.rates import Rate, Seldom
 from roomcast.wire.channels import ChannelOverride, is_valid_name
@@ -63,7 +74,17 @@ FAILURES_TOLD: Final = Rate(per_s=1.0, burst=10.0)
 # format itself.
 _STRICT: Final = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
-E = TypeVar("E", ConnectEvent, SubscribeEvent, PublishEvent, RpcEvent)
+_NO_HEADERS: Final = PassedHeaders()
+
+E = TypeVar(
+    "E",
+    ConnectEvent,
+    RefreshEvent,
+    SubscribeEvent,
+    SubRefreshEvent,
+    PublishEvent,
+    RpcEvent,
+)
 R = TypeVar("R")
 
 _log = structlog.get_logger(__name__)
@@ -71,16 +92,28 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """The application's hooks. None = not configured."""
+    """The application's hooks. None = not configured.
+
+    All but `start` and `stop` are asked by HookCalls. Those two are for whoever starts and ends the
+    process.
+    """
 
     connect: ConnectHook | None = None
+    refresh: RefreshHook | None = None
     subscribe: SubscribeHook | None = None
+    sub_refresh: SubRefreshHook | None = None
     publish: PublishHook | None = None
-    rpc: RpcRegistry | None = None
+    rpc: RpcMethods | None = None
+    start: LifeHook | None = None
+    stop: LifeHook | None = None
 
     def names(self) -> list[str]:
-        """The names of the configured ones."""
-        return [each.name for each in fields(self) if getattr(self, each.name) is not None]
+        """The names of the configured ones that are asked."""
+        return [name for name in _ASKED if getattr(self, name) is not None]
+
+
+_ASKED: Final = ("connect", "refresh", "subscribe", "sub_refresh", "publish", "rpc")
+_IMPORTED: Final = (*_ASKED, "start", "stop")
 
 
 # ---- from names to functions
@@ -93,7 +126,7 @@ def load_hooks(config: HooksConfig) -> Hooks:
 
     The configured directory is searched last, so no file in it can replace an installed package.
     """
-    named = {name: getattr(config, name) for name in ("connect", "subscribe", "publish", "rpc")}
+    named = {name: getattr(config, name) for name in _IMPORTED}
     if any(named.values()) and config.directory:
         directory = str(Path(config.directory).resolve())
         if directory not in sys.path:
@@ -139,7 +172,8 @@ class HookCalls:
     A method may be awaited only if its hook is configured. All raise Refused and Disconnected.
 
     `timeout_s`: the limit of one call. `is_binary`: whether a channel takes bytes, and not JSON
-    alone.
+    alone. `passed`: headers of clients that hooks over HTTP pass on. `renews`: whether any hook
+    says if a connection or a subscription goes on.
     """
 
     def __init__(
@@ -147,10 +181,15 @@ class HookCalls:
         hooks: Hooks,
         timeout_s: float,
         counters: HookCounters | None = None,
+        *,
         is_binary: Callable[[str], bool] = lambda _channel: False,
+        passed: PassedHeaders = _NO_HEADERS,
     ) -> None:
         self.hooks = hooks
         self._is_binary = is_binary
+        self.passed = passed
+        self.renews = hooks.refresh is not None or hooks.sub_refresh is not None
+        self._carriers: dict[tuple[str, str], Carrier] = {}
         self.counters = counters or HookCounters()
         self.timeout_s = timeout_s
         self._failures: dict[str, Seldom] = {}
@@ -158,12 +197,33 @@ class HookCalls:
             self.counters.expect(name)
             self._failures[name] = Seldom(FAILURES_TOLD)
 
+    def carrier(
+        self, transport: str, protocol: str, fields: Callable[[], Iterable[tuple[str, str]]]
+    ) -> Carrier:
+        """How a client came, for its events. `fields`: gives the header fields of its request."""
+        if self.passed.named:
+            return Carrier(transport, protocol, self.passed.of_request(fields()))
+        key = transport, protocol
+        if key not in self._carriers:
+            self._carriers[key] = Carrier(*key)
+        return self._carriers[key]
+
     async def connect(self, event: ConnectEvent) -> ConnectReply | None:
         """None = no opinion."""
         assert self.hooks.connect is not None, "asked for first"
         return await self._call(
             "connect", self.hooks.connect, event, partial(_connect_reply, event, self._is_binary)
         )
+
+    async def refresh(self, event: RefreshEvent) -> RefreshReply | None:
+        """None = the connection does not go on."""
+        assert self.hooks.refresh is not None, "asked for first"
+        return await self._call("refresh", self.hooks.refresh, event, _refresh_reply)
+
+    async def sub_refresh(self, event: SubRefreshEvent) -> SubRefreshReply | None:
+        """None = the subscription does not go on."""
+        assert self.hooks.sub_refresh is not None, "asked for first"
+        return await self._call("sub_refresh", self.hooks.sub_refresh, event, _sub_refresh_reply)
 
     async def subscribe(self, event: SubscribeEvent) -> SubscribeReply | None:
         """None = no opinion."""
@@ -221,12 +281,14 @@ class HookCalls:
             raise refused(Error.INTERNAL) from None
         except (KeyboardInterrupt, GeneratorExit):
             raise
+        except Busy:
+            outcome = HookOutcome.SHED
+            raise refused(Error.TOO_MANY_REQUESTS) from None
         except BaseException as error:  # noqa: BLE001  # SystemExit too: its client is answered
-            if isinstance(error, TimeoutError) and limit.expired():
+            if isinstance(error, TimedOut) or (isinstance(error, TimeoutError) and limit.expired()):
                 outcome = HookOutcome.TIMED_OUT
-                _log.warning(
-                    "hook_timed_out", hook=hook, client=event.client, timeout_s=self.timeout_s
-                )
+                limit_s = error.limit_s if isinstance(error, TimedOut) else self.timeout_s
+                _log.warning("hook_timed_out", hook=hook, client=event.client, timeout_s=limit_s)
             else:
                 outcome = HookOutcome.FAILED
                 self._tell_failure(hook, event.client, error)
@@ -234,19 +296,20 @@ class HookCalls:
         finally:
             counters.under_way -= 1
             counters.ended(hook, outcome)
-            counters.seconds.setdefault(hook, Histogram()).add(loop.time() - began_s)
+            if outcome is not HookOutcome.SHED:
+                counters.seconds.setdefault(hook, Histogram()).add(loop.time() - began_s)
         return reply
 
     def _tell_failure(self, hook: str, client: str, error: BaseException) -> None:
         passed_over = self._failures[hook].again(asyncio.get_running_loop().time())
-        if passed_over is not None:
-            _log.error(
-                "hook_failed",
-                hook=hook,
-                client=client,
-                passed_over=passed_over,
-                exc_info=error,
-            )
+        if passed_over is None:
+            return
+        told: dict[str, Any] = {"hook": hook, "client": client, "passed_over": passed_over}
+        if isinstance(error, NoDecision):
+            # It went wrong elsewhere: where it was noticed here says nothing.
+            _log.error("hook_failed", **told, reason=str(error))
+        else:
+            _log.error("hook_failed", **told, exc_info=error)
 
 
 def refused(error: Error) -> Refused:
@@ -279,7 +342,24 @@ def _connect_reply(
         data=_json(reply.data),
         subs=subs,
         caps=tuple(_grant(grant) for grant in reply.caps),
+        meta=_json(reply.meta),
     )
+
+
+def _refresh_reply(said: object) -> RefreshReply | None:
+    if said is None:
+        return None
+    reply = _of_type(said, RefreshReply)
+    expires_at = _time(reply.expires_at)
+    if expires_at is None:
+        raise TypeError("a refresh without expires_at")
+    return RefreshReply(expires_at, info=_json(reply.info), meta=_json(reply.meta))
+
+
+def _sub_refresh_reply(said: object) -> SubRefreshReply | None:
+    if said is None:
+        return None
+    return SubRefreshReply(_time(_of_type(said, SubRefreshReply).expires_at))
 
 
 def _subscribe_reply(
@@ -310,15 +390,16 @@ def _publish_reply(event: PublishEvent, said: object) -> PublishReply | None:
         raise ValueError(f"a version is from 0 to {VERSION_MAX}")
     if len(_text(reply.version_epoch, "version_epoch")) > VERSION_EPOCH_CHARS_MAX:
         raise ValueError(f"a version_epoch has at most {VERSION_EPOCH_CHARS_MAX} characters")
-    return replace(reply, data=data, tags=_tags(reply.tags))
+    return replace(reply, data=data, tags=_tags(reply.tags), skip_history=bool(reply.skip_history))
 
 
 def _subscription(found: object, *, takes_bytes: bool) -> ServerSubscription:
     sub = _of_type(found, ServerSubscription)
-    data = _payload(sub.data, takes_bytes=takes_bytes)
+    # An answer over HTTP has both the bytes and, if they are JSON, their value.
+    data = sub.raw if takes_bytes and sub.raw is not None else sub.data
     return ServerSubscription(
         _json(sub.info),
-        data,
+        _payload(data, takes_bytes=takes_bytes),
         _override(sub.override),
         server_tags_filter=_filter(sub.server_tags_filter),
         cache_recover=bool(sub.cache_recover),
@@ -326,7 +407,8 @@ def _subscription(found: object, *, takes_bytes: bool) -> ServerSubscription:
 
 
 def _filter(found: object) -> Filter | None:
-    return None if found is None else filter_of(found)
+    # An answer over HTTP has been read already.
+    return found if found is None or isinstance(found, Filter) else filter_of(found)
 
 
 def _tags(found: object) -> Mapping[str, str] | None:

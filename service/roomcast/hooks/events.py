@@ -28,13 +28,18 @@ __all__ = [
     "ERROR_CODE_MIN",
     "MESSAGE_CHARS_MAX",
     "UNCHANGED",
+    "Carrier",
     "ConnectEvent",
     "ConnectReply",
     "Disconnected",
     "PublishEvent",
     "PublishReply",
+    "RefreshEvent",
+    "RefreshReply",
     "Refused",
     "RpcEvent",
+    "SubRefreshEvent",
+    "SubRefreshReply",
     "SubscribeEvent",
     "SubscribeReply",
     "Unchanged",
@@ -64,11 +69,27 @@ UNCHANGED: Final = Unchanged.UNCHANGED
 
 
 @dataclass(frozen=True, slots=True)
+class Carrier:
+    """How a client's commands come.
+
+    `transport`: websocket, http_stream, sse, or one of these behind "uni_". `protocol`: json or
+    protobuf. `headers`: of the request that opened the connection, and `emulated`: what
+    the client gives as such in its `connect`, which may be anything. Of both, those that the
+    configuration passes on to hooks over HTTP and no others; names in small letters.
+    """
+
+    transport: str = "websocket"
+    protocol: str = "json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    emulated: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectEvent:
     """A client connects. `client` is the connection's id.
 
     `user`, `info`, `meta`: from the verified token. Without a token (`has_token`) they are empty.
-    `data`, `name` and `version`: from the client, unverified.
+    `data`, `name` and `version`: from the client, unverified. `carrier`: how it came.
     """
 
     client: str
@@ -79,6 +100,7 @@ class ConnectEvent:
     data: Json = None
     name: str = ""
     version: str = ""
+    carrier: Carrier = field(default_factory=Carrier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +108,11 @@ class ConnectReply:
     """The client may connect.
 
     `user`: the user, if there was no token. "" = not set. `expires_at`: only with `user`: when the
-    connection is closed (3005), in s since 1970. The client then reconnects, and the hook is called
-    again. None = never. `info`: shown to other clients, unless the token has some. `data`: for the
-    client. `subs`: channels to subscribe it to at once, in addition to the token's. `caps`: further
-    capabilities, in addition to the token's.
+    refresh hook is asked, in s since 1970. Without one, the connection is closed (3005); the client
+    then reconnects, and this hook is called again. None = never. `info`: shown to other clients,
+    unless the token has some. `data`: for the client. `subs`: channels to subscribe it to at once,
+    in addition to the token's. `caps`: further capabilities, in addition to the token's. `meta`:
+    for later hooks of the connection, unless the token has some; no client sees it.
     """
 
     user: str = ""
@@ -98,6 +121,53 @@ class ConnectReply:
     data: Json = None
     subs: Mapping[str, ServerSubscription] = field(default_factory=dict)
     caps: tuple[Grant, ...] = ()
+    meta: Json = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshEvent:
+    """The time of a client's connection is over. `meta`: of its token, or of the connect hook."""
+
+    client: str
+    user: str
+    info: Json = None
+    meta: Json = None
+    carrier: Carrier = field(default_factory=Carrier)
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshReply:
+    """The connection goes on.
+
+    `expires_at`: until when, in s since 1970; the hook is then called again. `info` and `meta`:
+    instead of those so far; None = these stay.
+    """
+
+    expires_at: int
+    info: Json = None
+    meta: Json = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubRefreshEvent:
+    """The time of a client's subscription to `channel` is over."""
+
+    client: str
+    user: str
+    info: Json
+    channel: str
+    meta: Json = None
+    carrier: Carrier = field(default_factory=Carrier)
+
+
+@dataclass(frozen=True, slots=True)
+class SubRefreshReply:
+    """The subscription goes on.
+
+    `expires_at`: until when, in s since 1970; the hook is then called again. None = for good.
+    """
+
+    expires_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +182,8 @@ class SubscribeEvent:
     info: Json
     channel: str
     data: Json = None
+    meta: Json = None
+    carrier: Carrier = field(default_factory=Carrier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +191,10 @@ class SubscribeReply:
     """The client may subscribe.
 
     `info`: shown to others in the channel, in addition to the connection's info. `data`: for the
-    client, in a binary channel bytes as well. `expires_at`: when the subscription ends, in s since
-    1970. The client then subscribes again, and the hook is called again. None = never. `override`:
-    replaces options of the channel. `allow`: further capabilities in the channel.
+    client, in a binary channel bytes as well. `expires_at`: when the sub_refresh hook is asked, in
+    s since 1970. Without one, the subscription ends; the client then subscribes again, and this
+    hook is called again. None = never. `override`: replaces options of the channel. `allow`:
+    further capabilities in the channel.
     `server_tags_filter`: the client gets the publications whose tags pass, whatever it asks for: an
     object of the protocol's FilterNode.
     """
@@ -143,6 +216,8 @@ class PublishEvent:
     info: Json
     channel: str
     data: Payload
+    meta: Json = None
+    carrier: Carrier = field(default_factory=Carrier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +226,14 @@ class PublishReply:
     and an object where only objects may be published.
 
     `tags`: go with the publication. `version`, `version_epoch`: of the publication, as in the
-    server API; 0 = it has none.
+    server API; 0 = it has none. `skip_history`: subscribers get it, and the channel's log does not.
     """
 
     data: Payload | Unchanged = UNCHANGED
     tags: Mapping[str, str] | None = None
     version: int = 0
     version_epoch: str = ""
+    skip_history: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +245,8 @@ class RpcEvent:
     info: Json
     method: str
     data: Json
+    meta: Json = None
+    carrier: Carrier = field(default_factory=Carrier)
 
 
 class Refused(Exception):

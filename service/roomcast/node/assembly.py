@@ -61,6 +61,7 @@ from roomcast.fleet.orders import Orders, Subject
 from roomcast.fleet.ports import Leases
 from roomcast.fleet.roster import Roster
 from roomcast.hooks.calls import HookCalls, Hooks
+from roomcast.hooks.passed_headers import PassedHeaders
 from roomcast.log.appender import Appender
 from roomcast.log.channel_log import ChannelLog
 from roomcast.log.ports import ChannelTable
@@ -417,7 +418,12 @@ def assemble(
         isolation=isolation,
         keys=keys,
     )
-    hook_calls = HookCalls(core.hooks, config.hooks.timeout_s, is_binary=config.channel.is_binary)
+    hook_calls = HookCalls(
+        core.hooks,
+        _hook_limit_s(config),
+        is_binary=config.channel.is_binary,
+        passed=PassedHeaders(config.proxies.all_on()),
+    )
     services = _services(core, verifier, hook_calls)
     inquiries = _inquiries(core, services, health)
     core.listeners.add(INQUIRY_KINDS, inquiries.heard)
@@ -516,8 +522,14 @@ def _services(core: Core, verifier: Verifier, hook_calls: HookCalls) -> Services
     )
 
 
+def _hook_limit_s(config: Config) -> float:
+    """The time of a hook's call that may take longest. Those over HTTP have their own within it."""
+    over_http = (proxy.timeout_ms / 1000 for proxy in config.proxies.all_on())
+    return max(config.hooks.timeout_s, *over_http, 0.0)
+
+
 def _policy(config: Config, hooks: Hooks) -> Policy:
-    client = config.client
+    client, channels = config.client, config.channel.all_options()
     return Policy(
         rules=config.channel,
         insecure=client.insecure,
@@ -530,9 +542,16 @@ def _policy(config: Config, hooks: Hooks) -> Policy:
             else None
         ),
         single_connection=client.user_personal_single_connection,
-        asks_subscribe=hooks.subscribe is not None,
-        asks_publish=hooks.publish is not None,
+        # A hook over HTTP is asked where a channel's options say so.
+        asks_subscribe=hooks.subscribe is not None
+        and not any(each.subscribe_proxy_enabled for each in channels),
+        asks_publish=hooks.publish is not None
+        and not any(each.publish_proxy_enabled for each in channels),
         has_methods=hooks.rpc is not None,
+        refreshes=hooks.refresh is not None,
+        refreshes_subscriptions=hooks.sub_refresh is not None
+        and not any(each.sub_refresh_proxy_enabled for each in channels),
+        keeps_meta=any(name != "connect" for name in hooks.names()),
     )
 
 

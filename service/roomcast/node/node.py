@@ -10,12 +10,14 @@ from typing import Final
 import structlog
 
 from roomcast.client.connection import Connection
+from roomcast.client.peer import ANY_CARRIER
 from roomcast.client.services import Services, Socket
 from roomcast.fleet.draining import Draining
 from roomcast.fleet.emulation import Emulation
 from roomcast.fleet.inquiries import Inquiries
 from roomcast.fleet.node_info import NodeInfo
 from roomcast.fleet.orders import Orders
+from roomcast.hooks.events import Carrier
 from roomcast.node.health import Health
 from roomcast.wire.codes import Disconnect
 
@@ -117,9 +119,11 @@ class Node:
         is_full = self._connection_limit and connections >= self._connection_limit
         return not (self.health.draining or is_full)
 
-    def open(self, socket: Socket) -> Connection:
-        """Open a connection over `socket`. `closed` must be called at its end."""
-        connection = Connection(self.services, socket)
+    def open(self, socket: Socket, carrier: Carrier = ANY_CARRIER) -> Connection:
+        """Open a connection over `socket`. `closed` must be called at its end. `carrier`: how its
+        client came, for hooks.
+        """
+        connection = Connection(self.services, socket, carrier)
         self._connections.add(connection)
         if self.health.draining:
             # Its handshake began before the drain, which may have counted the connections already.

@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from roomcast import __version__
 from roomcast.observe.ports import NO_ATTRIBUTES, Attributes, Span
-from roomcast.observe.spans import CHANNEL, DELIVER, PUBLISH, PUT_ITEM, is_sampled
+from roomcast.observe.spans import CHANNEL, DELIVER, HOOK, PUBLISH, PUT_ITEM, is_sampled
 from roomcast.wire.trace_context import TraceContext
 
 __all__ = ["FLUSH_S_MAX", "OtelTracer", "OtelTracing"]
@@ -38,6 +38,7 @@ _KINDS: Final[Mapping[str, trace.SpanKind]] = {
     PUBLISH: trace.SpanKind.SERVER,
     PUT_ITEM: trace.SpanKind.CLIENT,
     DELIVER: trace.SpanKind.CONSUMER,
+    HOOK: trace.SpanKind.CLIENT,
 }
 _SAMPLED: Final = trace.TraceFlags(trace.TraceFlags.SAMPLED)
 

@@ -20,6 +20,8 @@ __all__ = [
     "BY",
     "CHANNEL",
     "DELIVER",
+    "HOOK",
+    "HOOK_NAME",
     "LOSSES",
     "NO_TRACER",
     "OUTCOME",
@@ -39,6 +41,8 @@ APPEND: Final = "append"
 PUT_ITEM: Final = "put_item"
 WAY: Final = "way"
 DELIVER: Final = "deliver"
+# A request to a back end, in a trace of its own that the back end goes on with.
+HOOK: Final = "hook"
 
 CHANNEL: Final = "roomcast.channel"
 OUTCOME: Final = "roomcast.outcome"
@@ -49,6 +53,7 @@ TURN_MS: Final = "roomcast.turn_ms"
 WRITERS: Final = "roomcast.writers"
 BY: Final = "roomcast.by"
 SUBSCRIBERS: Final = "roomcast.subscribers"
+HOOK_NAME: Final = "roomcast.hook"
 
 
 def is_sampled(parent: TraceContext | None, ratio: float, chance: float) -> bool:

@@ -52,13 +52,16 @@ def widened() -> int:
     return hard
 
 
-def places(descriptors: int, connection_limit: int, *, has_internal_port: bool = False) -> Places:
+def places(
+    descriptors: int, connection_limit: int, *, has_internal_port: bool = False, back_ends: int = 0
+) -> Places:
     """The places for connections. `connection_limit`: `client.connection_limit`, 0 = no limit.
+    `back_ends`: connections that hooks over HTTP may have.
 
     A process with few descriptors keeps half of them for itself.
     """
     assert descriptors > 0, "the limit is a number"
-    sockets = max(1, descriptors - min(RESERVED, (descriptors + 1) // 2))
+    sockets = max(1, descriptors - min(RESERVED + back_ends, (descriptors + 1) // 2))
     internal = 0
     if has_internal_port:
         internal = min(max(_INTERNAL_MIN, sockets // 10), _INTERNAL_MAX)

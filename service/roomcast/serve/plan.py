@@ -10,11 +10,14 @@ from typing import Final
 from roomcast.auth.jwks_sets import JwksSets, jwks_sets
 from roomcast.auth.ports import Verifier
 from roomcast.auth.verifier import verifier_of
+from roomcast.aws.signing import HttpSigner
 from roomcast.config import Config, ConfigError, TracingConfig
 from roomcast.ec2.instance_metadata import InstanceMetadata
 from roomcast.ecs.rules import FARGATE_STOP_S, Task, drain_max_s
 from roomcast.hooks.calls import Hooks, load_hooks
+from roomcast.hooks.over_http import BackEnds, connections_max, with_http_hooks
 from roomcast.observe.ports import Tracing
+from roomcast.observe.spans import NO_TRACER
 from roomcast.serve.certificates import Certificate, certificates_of
 from roomcast.serve.descriptors import Places, places, widened
 from roomcast.serve.supervisor import DRAIN_JITTER
@@ -35,7 +38,7 @@ class StartPlan:
     which the reaper knows what ended with it; "" = neither is known.
 
     `host`: the same, or else the host name. `keys`: None if no JWKS endpoint is configured.
-    `tracing`: None if it is off.
+    `tracing`: None if it is off. `back_ends`: those that hooks over HTTP ask.
 
     `certificate`: of the port of clients, `internal_certificate`: of the internal one; None = that
     port has no TLS.
@@ -52,6 +55,7 @@ class StartPlan:
     keys: JwksSets | None
     tracing: Tracing | None
     verifier: Verifier
+    back_ends: BackEnds
     certificate: Certificate | None = None
     internal_certificate: Certificate | None = None
 
@@ -82,12 +86,19 @@ def planned(
         widened(),
         config.client.connection_limit,
         has_internal_port=bool(config.server.internal_port),
+        back_ends=connections_max(config),
     )
     config = replace(config, client=replace(config.client, connection_limit=room.clients))
     keys = jwks_sets(config.client, clock, random_fraction)
     verifier = verifier_of(config.client, insecure=config.client.insecure, jwks=keys)
     node_id = _node_id(host)
     tracing = _tracing(config.tracing, node_id)
+    back_ends = BackEnds(
+        random_fraction,
+        signer=HttpSigner() if any(each.aws_iam for each in config.proxies.all_on()) else None,
+        tracer=NO_TRACER if tracing is None else tracing.tracer,
+    )
+    hooks = with_http_hooks(hooks, config, back_ends)
     return StartPlan(
         config,
         hooks,
@@ -100,6 +111,7 @@ def planned(
         keys,
         tracing,
         verifier,
+        back_ends,
         certificate,
         internal_certificate,
     )

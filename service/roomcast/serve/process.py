@@ -1,13 +1,13 @@
 """The start and the end of one node over AWS, step by step.
 
-    start   keys of tokens → clients of AWS → life cycle → lease → tables read
+    start   start hook → keys of tokens → clients of AWS → life cycle → lease → tables read
             → queue and subscription → poller → own greeting heard → live → canary
             → consumers → listen (internal port, then clients) → ready → launch hook completed
     end     not ready → no new clients → consumers, and clients answered and closed in slices
             → canary, poller
             → unsubscribe, delete the queue → what was accepted is done (appends, presence, signals)
             → lease dropped → termination hook completed → clients of AWS closed
-            → waiting spans exported
+            → stop hook → waiting spans exported
 
 As each step of the start begins, it puts its end on one stack. So the end is the start backwards,
 even when the start failed half-way.
@@ -41,6 +41,7 @@ from roomcast.fleet.deployment import Deployment
 from roomcast.fleet.end_signals import END_KIND, ends
 from roomcast.fleet.lease import LeaseKeeper
 from roomcast.gateway.door import Door
+from roomcast.hooks.api import LifeHook
 from roomcast.node.assembly import Assembly, Ports, assemble, build_core
 from roomcast.node.isolation import Isolation
 from roomcast.node.node import ANSWERS_S
@@ -68,12 +69,16 @@ from roomcast.serve.tries import END_TRIES_S, START_TRIES_S, Tries
 from roomcast.system import random_fraction
 from roomcast.wire.channels import RESERVED_PREFIX
 
-__all__ = ["FINISH_S", "NodeProcess"]
+__all__ = ["APPLICATION_START_S", "APPLICATION_STOP_S", "FINISH_S", "NodeProcess"]
 
 # Seconds that a node may take after its drain to finish accepted work: publications to answer,
 # presence entries of clients that left, and waiting signals. Time-outs bound each single call; this
 # bounds them together.
 FINISH_S: Final = 15.0
+# Seconds for the application's start hook, such as one that connects to a database, and for its
+# stop hook, which comes out of the time that whoever ends the process allows.
+APPLICATION_START_S: Final = 30.0
+APPLICATION_STOP_S: Final = 5.0
 # A channel that nobody uses. A read of it tells whether a table answers.
 _NOBODYS: Final = RESERVED_PREFIX + "check"
 
@@ -316,6 +321,10 @@ class NodeProcess:
         if plan.tracing is not None:
             # The last step of the end: until then there may be spans.
             stack.push_async_callback(plan.tracing.close)
+        if plan.config.proxies.all_on():
+            await plan.back_ends.open()
+            stack.push_async_callback(plan.back_ends.close)
+        await self._start_application()
         if plan.keys is not None:
             # The start does not wait for the keys. Clients that come before them are told to retry.
             await self._beside(plan.keys.run())
@@ -345,6 +354,32 @@ class NodeProcess:
             await self._beside(parts.consumers.run())
             stack.push_async_callback(parts.consumers.end)
         return parts
+
+    async def _start_application(self) -> None:
+        """Call the application's start hook. Its stop hook is called at the end, if that was done.
+
+        Raises PortError.
+        """
+        hooks = self._plan.hooks
+        if hooks.start is not None:
+            try:
+                async with asyncio.timeout(APPLICATION_START_S):
+                    await hooks.start()
+            except TimeoutError:
+                raise PortError(f"hooks.start: not done within {APPLICATION_START_S:g} s") from None
+            except Exception as error:
+                said = " ".join(f"{type(error).__name__}: {error}".split())
+                raise PortError(f"hooks.start: {said}") from error
+        if hooks.stop is not None:
+            self._stack.push_async_callback(self._stop_application, hooks.stop)
+
+    async def _stop_application(self, stop: LifeHook) -> None:
+        """Nothing waits for it: whatever it raises, the end goes on."""
+        try:
+            async with asyncio.timeout(APPLICATION_STOP_S):
+                await stop()
+        except Exception as error:  # noqa: BLE001  # the application's own code
+            _log.error("stop_hook_failed", exc_info=error)
 
     async def _start_node(self, parts: _Parts) -> None:
         """Start everything between the sockets and the ports. Its end waits for accepted work."""

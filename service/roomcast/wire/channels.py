@@ -106,6 +106,12 @@ class ChannelOptions:
     allowed_delta_types: tuple[str, ...] = ()
     delta_publish: bool = False
     express: bool = False
+    subscribe_proxy_enabled: bool = False
+    subscribe_proxy_name: str = ""
+    publish_proxy_enabled: bool = False
+    publish_proxy_name: str = ""
+    sub_refresh_proxy_enabled: bool = False
+    sub_refresh_proxy_name: str = ""
     batch_max_size: int = 0
     batch_max_delay_ms: int = 0
     batch_flush_latest: bool = False
@@ -188,6 +194,10 @@ class ChannelRules:
     without_namespace: ChannelOptions = field(default_factory=ChannelOptions)
     namespaces: Mapping[str, ChannelOptions] = field(default_factory=dict)
 
+    def all_options(self) -> tuple[ChannelOptions, ...]:
+        """Those of every namespace, and of channels without one."""
+        return (self.without_namespace, *self.namespaces.values())
+
     def options(self, channel: str) -> ChannelOptions | None:
         """The options of `channel`, or None when its namespace is unknown (error 102)."""
         namespace, separator, _ = channel.removeprefix("$").partition(NAMESPACE_SEPARATOR)
@@ -236,7 +246,7 @@ class ChannelRules:
     @property
     def has_express(self) -> bool:
         """Whether any channel's do."""
-        return any(each.express for each in (self.without_namespace, *self.namespaces.values()))
+        return any(each.express for each in self.all_options())
 
 
 def listed_users(channel: str) -> frozenset[str] | None:

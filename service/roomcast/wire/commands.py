@@ -29,6 +29,7 @@ from roomcast.wire.shapes import (
     INTEGER,
     OBJECT,
     OBJECT_OF_OBJECTS,
+    OBJECT_OF_TEXTS,
     TEXT,
     checked,
     member_or_null,
@@ -119,13 +120,17 @@ class _BadField(ValueError):
 
 @frozen
 class ConnectRequest:
-    """`since`: the positions from which to recover server-side subscriptions, by channel."""
+    """`since`: the positions from which to recover server-side subscriptions, by channel.
+
+    `headers`: what the client gives as headers of its request, which it cannot set there.
+    """
 
     token: str = ""
     data: Json = None
     name: str = ""
     version: str = ""
     since: Mapping[str, StreamPosition] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @frozen
@@ -455,6 +460,7 @@ def _connect(params: dict[str, Any]) -> Request:
         name=_text(params, "name"),
         version=_text(params, "version"),
         since=_recoveries(params),
+        headers=member_or_null(params, "headers", OBJECT_OF_TEXTS, {}, _BadField),
     )
 
 

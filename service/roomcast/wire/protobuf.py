@@ -179,6 +179,8 @@ def _read(message: Message, schema: Mapping[str, Field]) -> tuple[dict[str, Any]
             fields[field.name], is_right = list(value), True
         elif field.shape is FieldShape.JSON:
             fields[field.name], is_right = _payload(value)
+        elif field.shape is FieldShape.TEXTS:
+            fields[field.name], is_right = dict(value), True
         else:
             fields[field.name], is_right = value, True
         is_exact = is_exact and is_right

@@ -32,7 +32,7 @@ _MESSAGES: Final = {
         RPCRequest rpc = 13; RefreshRequest refresh = 14; SubRefreshRequest sub_refresh = 15""",
     "ConnectRequest": """
         string token = 1; bytes data = 2; map<string,SubscribeRequest> subs = 3;
-        string name = 4; string version = 5""",
+        string name = 4; string version = 5; map<string,string> headers = 6""",
     "SubscribeRequest": """
         string channel = 1; string token = 2; bool recover = 3; string epoch = 6;
         uint64 offset = 7; bytes data = 8; bool positioned = 9; bool recoverable = 10;

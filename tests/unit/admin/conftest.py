@@ -96,9 +96,10 @@ async def at() -> AsyncIterator[Open]:
             name: str = "a",
             dry_run: DryRun | None = None,
             session_ttl_s: float = 600.0,
+            **changes: Any,
         ) -> At:
             fleet = fleet or Fleet()
-            node = fleet.node(name, secret=SECRET)
+            node = fleet.node(name, secret=SECRET, **changes)
             await stack.enter_async_context(node.running())
             configured = replace(
                 config(),

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from roomcast.admin.logins import EACH
 from roomcast.admin.routes import COOKIE
 from roomcast.serve.http_app import build_apps
+from roomcast.wire.channels import ChannelOptions, ChannelRules
 from tests.unit.admin.conftest import Open
 from tests.unit.worlds import Fleet, config
 
@@ -267,6 +268,15 @@ async def test_any_channel_can_be_followed_and_nobody_sees_who_does(at: Open) ->
         assert "subscribe" in await socket.receive_json(), channel
     members = (await page.ask(socket, "presence", {"channel": "all:room"}))["rpc"]["data"]
     assert members == {"num_clients": 0, "members": []}
+
+
+async def test_the_page_asks_no_hook_of_the_application(at: Open) -> None:
+    asking = ChannelOptions(subscribe_proxy_enabled=True, publish_proxy_enabled=True)
+    page = await at(rules=ChannelRules(asking))
+    await page.login()
+    socket = await page.connected()
+    await socket.send_json({"id": 2, "subscribe": {"channel": "room"}})
+    assert "subscribe" in await socket.receive_json()
 
 
 async def test_the_end_of_the_node_sends_its_pages_elsewhere(at: Open) -> None:

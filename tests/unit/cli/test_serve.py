@@ -205,6 +205,16 @@ def test_serve_with_a_file_of_its_own(app: App, tmp_path: Path) -> None:
         ({"ROOMCAST_CLIENT_INSECURE": "true"}, ["insecure_mode"]),
         ({"ROOMCAST_CLIENT_ALLOW_ANONYMOUS_CONNECT_WITHOUT_TOKEN": "true"}, []),
         ({"ROOMCAST_CLIENT_TOKEN_HMAC_SECRET_KEY": "k" * 32}, []),
+        ({"ROOMCAST_CLIENT_PROXY_CONNECT_ENDPOINT": "http://127.0.0.1:9/a"}, []),
+        ({"ROOMCAST_CLIENT_PROXY_CONNECT_ENDPOINT": "https://app.example.com/a"}, []),
+        (
+            {"ROOMCAST_CLIENT_PROXY_CONNECT_ENDPOINT": "http://app.example.com/a"},
+            ["hook_in_the_clear"],
+        ),
+        (
+            {"ROOMCAST_CLIENT_PROXY_CONNECT_ENDPOINT": "http://127.0.0.1.example.com/"},
+            ["hook_in_the_clear"],
+        ),
     ],
 )
 def test_serve_warns(

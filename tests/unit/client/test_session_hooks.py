@@ -305,3 +305,50 @@ def test_calls_need_a_registry() -> None:
     request = RpcRequest("add", [1, 2])
     assert say(connected(), request) == Call(5, "add", [1, 2])
     assert say(connected(UNHOOKED), request) == Fail(5, Error.NOT_AVAILABLE)
+
+
+# ---- hooks that the options of a channel name
+
+
+def test_a_channel_asks_where_its_options_say_so() -> None:
+    asking = replace(OPEN, subscribe_proxy_enabled=True, publish_proxy_enabled=True)
+    rules = ChannelRules(OPEN, {"asked": asking})
+    session = connected(replace(UNHOOKED, rules=rules, channel_limit=9))
+    for channel, subscribed, published in (
+        ("room", Subscribe, Publish),
+        ("asked:room", AskSubscribe, AskPublish),
+    ):
+        assert isinstance(say(session, SubscribeRequest(channel)), subscribed)
+        assert isinstance(say(session, PublishRequest(channel, 1)), published)
+
+
+def test_a_publication_may_leave_no_trace() -> None:
+    asked = say(connected(), PublishRequest("room", "a"))
+    assert isinstance(asked, AskPublish)
+    decided = asked.decided(PublishReply(skip_history=True))
+    assert isinstance(decided, Publish)
+    assert (decided.data, decided.options.has_history) == ("a", False)
+    assert asked.allowed.options.has_history
+    # Whoever is to be told its position is told that there is none.
+    called = say(connected(), RpcPublishRequest("room", "a"))
+    assert isinstance(called, AskPublish)
+    assert called.decided(PublishReply(skip_history=True)) == Fail(5, Error.NOT_AVAILABLE)
+
+
+@pytest.mark.parametrize(
+    "by_token, reply, meta",
+    [
+        (ConnectionClaims("ann", None, meta=1), ConnectReply(meta=2), 1),
+        (ConnectionClaims("ann", None), ConnectReply(meta=2), 2),
+        (None, ConnectReply("ann", meta=2), 2),
+    ],
+)
+def test_the_meta_of_a_token_goes_before_a_hooks(
+    by_token: ConnectionClaims | None, reply: ConnectReply, meta: int
+) -> None:
+    for keeps in (True, False):
+        session = Session("c1", replace(HOOKED, keeps_meta=keeps))
+        say(session, ConnectRequest())
+        admission = session.admitted(by_token, reply)
+        assert isinstance(admission, Admission)
+        assert session.meta == (meta if keeps else None)

@@ -19,6 +19,8 @@ from roomcast.config import (
     LogConfig,
     NodeConfig,
     Option,
+    ProxyConfig,
+    ProxyHttpConfig,
     ServerConfig,
     SubscriptionTokenConfig,
     TlsConfig,
@@ -29,6 +31,7 @@ from roomcast.config import (
     effective_toml,
     load,
 )
+from roomcast.config.proxy_options import SECTIONS
 from roomcast.wire.channels import ChannelOptions
 from tests.unit.config.files import refusal, write
 
@@ -153,6 +156,7 @@ VALUED = {
     "history_ttl_s": "history_ttl",
     "batch_max_delay_ms": "batch_max_delay",
     "write_delay_ms": "write_delay",
+    "timeout_ms": "timeout",
 }
 
 
@@ -175,17 +179,20 @@ def test_every_field_is_an_option() -> None:
         "log": LogConfig,
         "tracing": TracingConfig,
     }
+    for section in SECTIONS.values():
+        parts |= {section: ProxyConfig, f"{section}.http": ProxyHttpConfig}
     expected = {
         f"{section}.{VALUED.get(each.name, each.name)}"
         for section, part in parts.items()
         for each in dataclasses.fields(part)
     }
-    assert declared == expected - {
+    tables = {
         "client.token",
         "client.subscription_token",
         "server.tls",
         "server.internal_tls",
     }
+    assert declared == expected - tables - {f"{section}.http" for section in SECTIONS.values()}
     assert {each.name for each in dataclasses.fields(Config)} == {
         "client",
         "channel",
@@ -194,6 +201,7 @@ def test_every_field_is_an_option() -> None:
         "http_api",
         "admin",
         "hooks",
+        "proxies",
         "aws",
         "node",
         "log",
@@ -206,6 +214,11 @@ def test_every_field_is_an_option() -> None:
 @pytest.mark.parametrize("each", OPTIONS, ids=lambda each: each.key)
 def test_every_default_is_one_of_the_values_it_stands_among(each: Option) -> None:
     assert each.rules.doc
-    assert each.kind in ("true or false", "text", "list") or each.rules.maximum is not None
-    shown = each.default if each.rules.secret else each.to_file(each.default)
+    assert (
+        each.kind in ("true or false", "text", "list", "structure")
+        or each.rules.maximum is not None
+    )
+    shown = (
+        each.default if each.rules.secret and not each.rules.codec else each.to_file(each.default)
+    )
     assert each.from_file(shown) == each.default

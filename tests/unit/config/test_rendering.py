@@ -26,6 +26,7 @@ from roomcast.config import (
     effective_toml,
     load,
 )
+from roomcast.config.rendering import documented
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 from tests.unit.config.files import write
 
@@ -46,10 +47,16 @@ def test_the_documentation_is_complete_and_right() -> None:
     section = text.partition(BEGIN)[2].partition(END)[0]
     # And the table as a reader sees it names every option with its default.
     rows = re.findall(r"^\| `(\w+)` \| .* \| `(.*)` \| .+ \|$", section, re.MULTILINE)
-    assert [name for name, _ in rows] == [each.key.rpartition(".")[2] for each in DOCUMENTED]
+    options = documented()
+    assert [name for name, _ in rows] == [each.key.rpartition(".")[2] for each in options]
     assert [json.loads(default) for _, default in rows] == [
-        each.to_file(each.default) for each in DOCUMENTED
+        each.to_file(each.default) for each in options
     ]
+    # Tables that are alike are described once.
+    described = {(each.key.rpartition(".")[2], each.rules) for each in options}
+    assert {
+        (each.key.rpartition(".")[2], each.rules) for each in (*OPTIONS, *CONSUMER_OPTIONS)
+    } == described
 
 
 def test_the_example_in_the_documentation_is_valid(tmp_path: Path) -> None:
@@ -126,5 +133,6 @@ def test_what_is_in_effect_means_the_same_when_it_is_loaded_again(
     # An array of tables that has none is not written at all.
     document["channel"].setdefault("namespaces", [])
     document.setdefault("consumers", [])
+    document.setdefault("proxies", [])
     assert document == effective(config)
     assert load(write(tmp_path, text), {}) == config

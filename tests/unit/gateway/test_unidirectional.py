@@ -17,6 +17,7 @@ from aiohttp.test_utils import TestServer
 from roomcast.auth.verifier import sign_connection
 from roomcast.client import lifetime as lifetime_module
 from roomcast.client.connection import Connection
+from roomcast.config import ProxyConfig
 from roomcast.fleet.order_signals import (
     DisconnectOrder,
     RefreshOrder,
@@ -33,6 +34,7 @@ from roomcast.gateway.streams import StreamGateway
 from roomcast.gateway.websocket import WebSocketGateway
 from roomcast.gateway.writer import Writer
 from roomcast.hooks import (
+    Carrier,
     ConnectEvent,
     ConnectHook,
     ConnectReply,
@@ -41,6 +43,7 @@ from roomcast.hooks import (
     ServerSubscription,
 )
 from roomcast.hooks.calls import Hooks
+from roomcast.hooks.passed_headers import PassedHeaders
 from roomcast.rates import Rate, Turnstile
 from roomcast.wire.codes import DisconnectCode
 from tests.unit.worlds import DEADLINE_S, SECRET, Fleet, LocalNode, until
@@ -255,6 +258,25 @@ async def test_what_a_client_gets(server: Server, over: str) -> None:
             "time": server.local.clock.now_ms(),
         },
     }
+
+
+@OVER
+async def test_a_hook_knows_how_a_client_came(serve: Serve, over: str) -> None:
+    events: list[ConnectEvent] = []
+
+    async def hook(event: ConnectEvent) -> ConnectReply:
+        events.append(event)
+        return ConnectReply("ann")
+
+    server = await serve(hook=hook)
+    proxy = ProxyConfig(http_headers=("Cookie",), emulated_headers=("Authorization",))
+    server.node.services.hooks.passed = PassedHeaders([proxy])
+    said = {"headers": {"authorization": "mine", "cookie": "forged", "x-more": "1"}}
+    client = await server.open(over, said, headers={"Cookie": "s=1", "X-More": "1"})
+    await client.connected()
+    [event] = events
+    transport = "uni_" + over.partition(",")[0]
+    assert event.carrier == Carrier(transport, "json", {"cookie": "s=1"}, {"authorization": "mine"})
 
 
 @OVER

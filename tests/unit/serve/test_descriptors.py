@@ -12,6 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomcast.aws import clients as aws
+from roomcast.config import Config, ProxiesConfig, ProxyConfig
+from roomcast.hooks.calls import CALLS_UNDER_WAY_MAX
+from roomcast.hooks.over_http import CALLS_OF_A_HOOK_MAX, connections_max
 from roomcast.serve.descriptors import RESERVED, Places, places
 
 POOLS = sum(getattr(aws, name) for name in dir(aws) if name.endswith("_CONNECTIONS_MAX"))
@@ -102,3 +105,14 @@ def test_a_limit_that_cannot_be_raised_stays(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(resource, "getrlimit", lambda _which: (256, resource.RLIM_INFINITY))
     monkeypatch.setattr(resource, "setrlimit", refuse)
     assert widened() == 256
+
+
+def test_hooks_over_http_have_descriptors_of_their_own() -> None:
+    assert places(65_536, 0, back_ends=768) == places(65_536 - 768, 0)
+    # Half is for clients all the same.
+    assert places(1024, 0, back_ends=1000).sockets == 512
+    proxy = ProxyConfig(endpoint="https://a.example/")
+    assert connections_max(Config()) == 0
+    assert connections_max(Config(proxies=ProxiesConfig(connect=proxy))) == CALLS_OF_A_HOOK_MAX
+    every = ProxiesConfig(proxy, proxy, proxy, proxy, proxy, proxy, {"a": proxy, "b": proxy})
+    assert connections_max(Config(proxies=every)) == CALLS_UNDER_WAY_MAX

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from roomcast.ports import Rejected
+from roomcast.hooks.calls import Hooks
+from roomcast.ports import PortError, Rejected
 from roomcast.serve import process as process_module
 from roomcast.serve.process import NodeProcess
 from roomcast.testing.memory import ManualClock
@@ -96,3 +97,55 @@ async def test_a_background_task_that_ends_by_itself_ends_the_node_as_a_failure(
     ]
     assert process.exit_code == 1
     await process.end()
+
+
+# ---- the application's own start and stop
+
+
+def applied(process: Any, **hooks: Any) -> Any:
+    process._plan.hooks = Hooks(**hooks)
+    return process
+
+
+async def failing() -> None:
+    raise OSError("no\ndatabase")
+
+
+async def test_a_start_hook_that_raises_ends_the_start_in_one_line(process: Any) -> None:
+    with pytest.raises(PortError, match=r"^hooks\.start: OSError: no database$"):
+        await applied(process, start=failing, stop=done)._start_application()
+    # What was not started is not stopped.
+    with capture_logs() as logs:
+        await process.end()
+    assert logs == []
+
+
+async def test_a_start_hook_that_hangs_ends_the_start(
+    process: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_module, "APPLICATION_START_S", 0.01)
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(PortError, match=r"^hooks\.start: not done within 0\.01 s$"):
+        await applied(process, start=hang)._start_application()
+
+
+async def test_a_stop_hook_holds_nobody_up(process: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_module, "APPLICATION_STOP_S", 0.01)
+    called: list[str] = []
+
+    async def start() -> None:
+        called.append("start")
+
+    async def hang() -> None:
+        called.append("stop")
+        await asyncio.Event().wait()
+
+    for stop in (hang, failing):
+        await applied(process, start=start, stop=stop)._start_application()
+    with capture_logs() as logs:
+        await process.end()
+    assert called == ["start", "start", "stop"]
+    assert [line["event"] for line in logs] == ["stop_hook_failed", "stop_hook_failed"]

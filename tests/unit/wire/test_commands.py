@@ -98,10 +98,10 @@ C = StreamPosition
                 "data": {"a": 1},
                 "name": "js",
                 "version": "1",
-                "headers": {},
+                "headers": {"Authorization": "mine"},
                 "flag": 1,
             },
-            ConnectRequest("t", {"a": 1}, "js", "1"),
+            ConnectRequest("t", {"a": 1}, "js", "1", headers={"Authorization": "mine"}),
         ),
         # As centrifuge-python sends it: everything, also what is empty.
         (
@@ -451,7 +451,9 @@ def test_a_connect_without_a_command_says_the_same_as_with_one() -> None:
     assert connect_of(alone).size == len(alone)
 
 
-@pytest.mark.parametrize("params", [{"token": 7}, {"subs": [1]}, {"name": {}}])
+@pytest.mark.parametrize(
+    "params", [{"token": 7}, {"subs": [1]}, {"name": {}}, {"headers": []}, {"headers": {"a": 1}}]
+)
 def test_fields_of_a_connect_without_a_command_are_checked(params: dict[str, Any]) -> None:
     assert connect_of(json.dumps(params)).request == InvalidRequest("connect")
 

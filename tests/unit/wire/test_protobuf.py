@@ -210,7 +210,10 @@ def test_what_the_sdk_sends_is_understood() -> None:
         ]
     )
     connect, subscribe, pong, send = decode_messages(sent)
-    assert (connect.id, connect.request) == (1, commands.ConnectRequest("t", name="python"))
+    assert (connect.id, connect.request) == (
+        1,
+        commands.ConnectRequest("t", name="python", headers={"a": "b"}),
+    )
     since = StreamPosition("e", 7)
     assert subscribe.request == SubscribeRequest("c", since=since)
     assert pong == Command(0, Pong(), 0)
