@@ -36,6 +36,7 @@ __all__ = [
     "SERVER",
     "SLASHES_MAX",
     "STREAM_END_S",
+    "UNSENT_BYTES_MAX",
     "Door",
     "GiveWay",
     "end_proxied",
@@ -71,6 +72,10 @@ AUTHORITY_CHARS_MAX: Final = 320
 ANSWERS_A_TURN: Final = 16
 # The Server header: it names neither a version nor a platform.
 SERVER: Final = "roomcast"
+
+# Bytes that the kernel takes for a peer that takes none. By itself it takes 4 MB, which nothing
+# counts. What is on its way is not meant, so a long way is as fast as ever.
+UNSENT_BYTES_MAX: Final = 128 * 1024
 
 # Connections that may wait for accept: a new node receives all clients of a closed one at once.
 _BACKLOG: Final = 1024
@@ -762,6 +767,9 @@ class Door:
 
 def _listen(listening: socket.socket) -> None:
     listening.setblocking(False)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # Connections have what the socket has through which they came.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
     listening.listen(_BACKLOG)
 
 

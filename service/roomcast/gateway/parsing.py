@@ -10,7 +10,14 @@ from typing import Final, Protocol
 
 from roomcast.concurrency import Budget
 
-__all__ = ["FRAMES_A_TURN", "PARSED_AT_ONCE", "RECORDS_A_TURN", "REQUESTS_A_TURN", "Parser", "Parsing"]
+__all__ = [
+    "FRAMES_A_TURN",
+    "PARSED_AT_ONCE",
+    "RECORDS_A_TURN",
+    "REQUESTS_A_TURN",
+    "Parser",
+    "Parsing",
+]
 
 # Bytes of frames: some 4 ms, if they are frames of nothing. Of requests: some 6 ms, if they are
 # chunks of one byte. And of TLS: some 3 ms, if they are records of one byte.

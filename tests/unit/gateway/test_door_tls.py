@@ -307,7 +307,8 @@ async def test_what_waits_for_the_socket_below_tls_is_counted(doors: Doors) -> N
     await doors.shaken(CLOSING.replace(b"GET /", b"GET /large"))
     guest = next(iter(door._guests))
     await until(lambda: guest.wire is not None and guest.wire.get_write_buffer_size())
-    assert guest.line is not None and guest.wire is not None
+    assert guest.line is not None
+    assert guest.wire is not None
     below = guest.wire.get_write_buffer_size()
     assert guest.line.get_write_buffer_size() >= below > 0
     guest.wire.abort()
