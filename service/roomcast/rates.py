@@ -49,12 +49,12 @@ class Bucket:
         self._tokens = rate.burst
         self._at_s = now_s
 
-    def take(self, rate: Rate, now_s: float) -> bool:
-        """Takes a token if there is one."""
+    def take(self, rate: Rate, now_s: float, tokens: float = 1.0) -> bool:
+        """Takes so many tokens if there are as many."""
         self._fill(rate, now_s)
-        if self._tokens < 1:
+        if self._tokens < tokens:
             return False
-        self._tokens -= 1
+        self._tokens -= tokens
         return True
 
     def owe(self, rate: Rate, now_s: float) -> float:

@@ -45,6 +45,8 @@ HISTORY_MAX: Final = 50
 PAYLOAD_CHARS_MAX: Final = 4 * 1024
 # Members of one look at a channel's presence.
 MEMBERS_MAX: Final = 200
+# Members that are shown in one turn of the event loop: an info may have 16 KiB of arrays.
+_MEMBERS_A_TURN: Final = 8
 # Characters of one member's info that are shown.
 _INFO_CHARS_MAX: Final = 512
 # Seconds for an answer. A call ends before the page gives it up, and says that it did.
@@ -146,7 +148,8 @@ class Methods:
 
     async def _busiest(self, _asked: Asked) -> Json:
         fleet = await self._inquired(Inquiry("busiest"))
-        return {"silent": _silent(fleet), "reports": list(fleet.reports.values())}
+        reports = [each for each in fleet.reports.values() if "channels" in each]
+        return {"silent": _silent(fleet), "reports": reports}
 
     # ---- one channel
 
@@ -177,18 +180,18 @@ class Methods:
             members = await services.presence.members(channel)
         except TooManyMembers:
             raise Refusal(Error.LIMIT_EXCEEDED, "the channel has too many members") from None
-        shown = list(members.values())[:MEMBERS_MAX]
-        return {
-            "num_clients": len(members),
-            "members": [
+        shown: list[Mapping[str, Json]] = []
+        for number, each in enumerate(list(members.values())[:MEMBERS_MAX]):
+            if number % _MEMBERS_A_TURN == 0:
+                await services.turns.wait()
+            shown.append(
                 {
                     "client": each.client,
                     "user": each.user[:_INFO_CHARS_MAX],
                     "info": _cut(each.conn_info, _INFO_CHARS_MAX),
                 }
-                for each in shown
-            ],
-        }
+            )
+        return {"num_clients": len(members), "members": shown}
 
     async def _history(self, asked: Asked) -> Json:
         given, services = read(_HISTORY, asked), self._node.services
@@ -205,10 +208,15 @@ class Methods:
                 limit=given["limit"],
                 reverse=True,
             )
+        publications: list[Mapping[str, Json]] = []
+        for sent in history.sent:
+            # Each may have 64 KiB of arrays.
+            await services.turns.wait()
+            publications.append(_publication(sent))
         return {
             "epoch": history.position.epoch,
             "offset": history.position.offset,
-            "publications": [_publication(sent) for sent in history.sent],
+            "publications": publications,
         }
 
     # ---- clients and tokens

@@ -19,10 +19,12 @@ they may do is decided by the hooks below.
 from __future__ import annotations
 
 import math
+import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from http import HTTPStatus
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -56,8 +58,13 @@ from roomcast.wire.codes import Error
 
 __all__ = ["CONNECTIONS_MAX", "COOKIE", "add_admin_routes"]
 
+# Cookies with its name that are looked at. Paths may differ, so a browser may have a few.
+_COOKIES_MAX: Final = 8
 # The name of the cookie.
 COOKIE: Final = "roomcast_admin"
+# Found without splitting: strangers may send 64 KiB of semicolons. What stands before the name does
+# not matter, because nobody else can sign a value.
+_COOKIE_FORM: Final = re.compile(f"{COOKIE}=([^;]*)")
 # Pages that are open at one node.
 CONNECTIONS_MAX: Final = 50
 # Channels that one page follows.
@@ -250,13 +257,11 @@ class _Admin:
 
     def _session(self, request: web.Request) -> Session | None:
         # Of several cookies with the name, those of another path come first or last: any may be it.
-        cookies = request.headers.getall("Cookie", ())
-        for each in ";".join(cookies).split(";"):
-            name, _, value = each.strip().partition("=")
-            if name == COOKIE:
-                session = self._signer.session_of("cookie", value, self._now_s())
-                if session is not None:
-                    return session
+        cookies = ";".join(request.headers.getall("Cookie", ()))
+        for found in islice(_COOKIE_FORM.finditer(cookies), _COOKIES_MAX):
+            session = self._signer.session_of("cookie", found[1].strip(), self._now_s())
+            if session is not None:
+                return session
         return None
 
     def _now_s(self) -> float:

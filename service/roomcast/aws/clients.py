@@ -6,9 +6,10 @@ in all.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Self
 
 import aioboto3
@@ -115,6 +116,28 @@ class _ReadySession(AIOHTTPSession):  # type: ignore[misc]  # the SDK has no typ
         return session
 
 
+def _bound_credentials(session: aioboto3.Session) -> None:
+    """Gives the SDK's sessions for credentials (of an instance's or task's metadata) a bound.
+
+    They are none of any client's, and the SDK has no parameter for them. Where it has changed,
+    there is no bound, as before.
+    """
+    resolver = session._session.get_component("credential_provider")  # noqa: SLF001
+    for provider in resolver.providers:
+        for name in ("_role_fetcher", "_fetcher"):
+            found = getattr(getattr(provider, name, None), "_session", None)
+            if isinstance(found, AIOHTTPSession):
+                found._get_session = partial(_bounded, found._get_session)  # noqa: SLF001
+
+
+async def _bounded(
+    get_session: Callable[[str | None], Awaitable[aiohttp.ClientSession]], proxy_url: str | None
+) -> aiohttp.ClientSession:
+    session = await get_session(proxy_url)
+    session._response_class = _BoundedAnswer  # noqa: SLF001
+    return session
+
+
 @asynccontextmanager
 async def connect(
     *,
@@ -139,6 +162,7 @@ async def connect(
         async with _settings_named(), port_errors(CALL_LIMIT_S):
             # It reads the files of AWS tools, which may be damaged.
             chosen = session or aioboto3.Session()
+            _bound_credentials(chosen)
             opened = _Opener(stack, chosen, region, endpoint_url, calls, lean=lean)
             clients = AwsClients(
                 log=await opened(
@@ -188,6 +212,7 @@ async def connect_queues(
     async with AsyncExitStack() as stack:
         async with _settings_named(), port_errors(CALL_LIMIT_S):
             chosen = session or aioboto3.Session()
+            _bound_credentials(chosen)
             opened = _Opener(stack, chosen, region, endpoint_url, calls, lean=lean)
             clients = QueueClients(
                 control=await opened(

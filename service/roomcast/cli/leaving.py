@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from roomcast.observe.lines import tell
+from roomcast.serve.few_events import new_event_loop
 
 __all__ = ["LEAVE_S", "leave_within", "run_to_its_end"]
 
@@ -42,7 +43,8 @@ def run_to_its_end(work: Coroutine[Any, Any, int]) -> int:
         return code
 
     try:
-        return asyncio.run(watched())
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return runner.run(watched())
     finally:
         for timer in timers:
             timer.cancel()

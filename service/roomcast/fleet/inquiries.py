@@ -1,9 +1,10 @@
 """Asks all nodes at once how they are doing, and answers when another node asks.
 
-What is kept is bounded: inquiries under way, the nodes of one answer, the bytes of a report, and
-the time that is waited for reports. A node that did not answer in time is named as one that did
-not. A fleet that is not well answers late, and just then somebody looks: how a node does is told
-from a late report as well, with its age, and the nodes from leases that were read before.
+What is kept is bounded: inquiries under way, the nodes and the bytes of one answer, and the time
+that is waited for reports. So is how many reports are asked for: each is a message that is paid
+for. A node that did not answer in time is named as one that did not. A fleet that is not well
+answers late, and just then somebody looks: how a node does is told from a late report as well, with
+its age, and the nodes from leases that were read before.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from roomcast.fleet.inquiry_signals import (
 )
 from roomcast.fleet.lease_record import Lease
 from roomcast.ports import Clock, NewId, PortError, Rejected
-from roomcast.rates import Rate, Seldom
+from roomcast.rates import Bucket, Rate, Seldom
 
 __all__ = [
     "ANSWERING_MAX",
@@ -41,6 +42,8 @@ __all__ = [
     "LATE_S",
     "LEASES_WAIT_S",
     "NODES_MAX",
+    "REPORTS_ASKED",
+    "REPORTS_BYTES_MAX",
     "REPORTS_PER_S",
     "REPORTS_WAIT_S",
     "Fleet",
@@ -64,6 +67,11 @@ ANSWERING_MAX: Final = 16
 KEPT_S: Final = 2.0
 # Reports a second, on average, that one node asks a large fleet for: answers are then kept longer.
 REPORTS_PER_S: Final = 20.0
+# Reports that this node asks for, whatever the questions. A person who looks at one thing after the
+# other does not come near it.
+REPORTS_ASKED: Final = Rate(per_s=100.0, burst=4000.0)
+# Bytes of the reports of one answer. It is copied and sent in one turn of the event loop.
+REPORTS_BYTES_MAX: Final = 1024 * 1024
 # Nodes of one answer, the oldest first.
 NODES_MAX: Final = 500
 # Dead nodes of one answer, the last ones.
@@ -108,6 +116,9 @@ class Fleet:
     beyond NODES_MAX, of which nothing is told. `own`: the lease of this node. `leases_age_s`: how
     long ago the leases were read; 0 = for this. `dead`: at most DEAD_MAX leases of dead nodes that
     nobody has cleaned up after, the last one first.
+
+    Beyond REPORTS_BYTES_MAX, a report that counts something has that count alone, and another is
+    left out.
     """
 
     leases: Sequence[Lease]
@@ -124,6 +135,8 @@ class _Asked:
     """An inquiry under way: the leases whose reports are waited for."""
 
     missing: set[str]
+    # Bytes of reports that still fit.
+    room: int
     reports: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -166,16 +179,22 @@ class Inquiries:
         self._kept: dict[Inquiry, tuple[float, Fleet]] = {}
         self._answering = 0
         self._seldom = Seldom(_TOLD)
+        self._reports_asked = Bucket(REPORTS_ASKED, clock.monotonic_s())
 
     async def ask(self, inquiry: Inquiry) -> Fleet | None:
-        """What all nodes tell. None: too many inquiries are under way. Raises PortError."""
+        """What all nodes tell. None: too many inquiries are under way, or were lately. Raises
+        PortError.
+        """
         now_s = self._clock.monotonic_s()
         until_s, kept = self._kept.get(inquiry, (0.0, None))
         if kept is not None and now_s < until_s:
             return kept
         asked = self._under_way.get(inquiry)
         if asked is None:
-            if len(self._under_way) >= INQUIRIES_MAX:
+            nodes = 1 if self._known is None else max(1, min(len(self._known[1]), NODES_MAX))
+            if len(self._under_way) >= INQUIRIES_MAX or not self._reports_asked.take(
+                REPORTS_ASKED, now_s, nodes
+            ):
                 return None
             asked = self._under_way[inquiry] = SharedCall(
                 self._ask(inquiry), lambda: self._under_way.pop(inquiry), name="inquiry"
@@ -186,7 +205,9 @@ class Inquiries:
         began_s, own = self._clock.monotonic_s(), self._lease()
         read_s, live, dead = await self._nodes_known()
         leases = live[:NODES_MAX]
-        asked = _Asked({each.node for each in leases if each.state != "starting"})
+        asked = _Asked(
+            {each.node for each in leases if each.state != "starting"}, REPORTS_BYTES_MAX
+        )
         signal_id = self._new_id()
         self._asked[signal_id] = asked
         try:
@@ -293,11 +314,15 @@ class Inquiries:
         self._answering += 1
         self._background.start(self._answer(signal, lease, inquiry))
 
-    def _take(self, inquiry_id: str, lease: str, report: Mapping[str, Any]) -> None:
+    def _take(self, inquiry_id: str, lease: str, report: Mapping[str, Any], size: int) -> None:
         asked = self._asked.get(inquiry_id)
         if asked is not None and lease in asked.missing:
             asked.missing.discard(lease)
-            asked.reports[lease] = report
+            if size <= asked.room:
+                asked.room -= size
+                asked.reports[lease] = report
+            elif isinstance(count := report.get("count"), int):
+                asked.reports[lease] = {"count": count}
             asked.changed.set()
         elif (over := self._over.get(inquiry_id)) is not None and lease in over.missing:
             over.missing.discard(lease)

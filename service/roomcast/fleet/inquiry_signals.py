@@ -99,20 +99,30 @@ def report_signal(
     )
 
 
-def report_of(signal: Signal) -> tuple[str, str, Mapping[str, Any]]:
-    """The id of the inquiry, the lease of the node, and its report. Raises MalformedInquiry."""
+def report_of(signal: Signal) -> tuple[str, str, Mapping[str, Any], int]:
+    """The id of the inquiry, the lease of the node, its report and that one's bytes as JSON.
+
+    Raises MalformedInquiry.
+    """
     body = checked(signal.body, "the body of a report", OBJECT, MalformedInquiry)
     inquiry_id = checked(body.get("inquiry"), "inquiry", TEXT, MalformedInquiry)
     lease = checked(body.get("lease"), "lease", _LEASE, MalformedInquiry)
     report = checked(body.get("report"), "report", OBJECT, MalformedInquiry)
-    if not fits_report(report):
+    size = _size(report)
+    if size is None or size > REPORT_BYTES_MAX:
         raise MalformedInquiry("a report that is too long")
-    return inquiry_id, lease, report
+    return inquiry_id, lease, report, size
 
 
 def fits_report(report: Mapping[str, Any]) -> bool:
     """Whether `report` is no longer than a report may be."""
+    size = _size(report)
+    return size is not None and size <= REPORT_BYTES_MAX
+
+
+def _size(report: Mapping[str, Any]) -> int | None:
+    """None = JSON has no such values."""
     try:
-        return len(json.dumps(report)) <= REPORT_BYTES_MAX
+        return len(json.dumps(report))
     except (ValueError, RecursionError):
-        return False
+        return None

@@ -22,7 +22,7 @@ from aiohttp.http_parser import RawRequestMessage
 
 from roomcast.concurrency import Portions, Turns
 from roomcast.gateway.faults import server_logger
-from roomcast.gateway.parsing import PARSED_AT_ONCE, REQUESTS_A_TURN, Parsing
+from roomcast.gateway.parsing import PARSED_AT_ONCE, RECORDS_A_TURN, REQUESTS_A_TURN, Parsing
 from roomcast.rates import Rate, Seldom
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "SERVER",
     "SLASHES_MAX",
     "STREAM_END_S",
+    "UNSENT_BYTES_MAX",
     "Door",
     "GiveWay",
     "end_proxied",
@@ -71,6 +72,10 @@ AUTHORITY_CHARS_MAX: Final = 320
 ANSWERS_A_TURN: Final = 16
 # The Server header: it names neither a version nor a platform.
 SERVER: Final = "roomcast"
+
+# Bytes that the kernel takes for a peer that takes none. By itself it takes 4 MB, which nothing
+# counts. What is on its way is not meant, so a long way is as fast as ever.
+UNSENT_BYTES_MAX: Final = 128 * 1024
 
 # Connections that may wait for accept: a new node receives all clients of a closed one at once.
 _BACKLOG: Final = 1024
@@ -314,13 +319,14 @@ class _Secured(SSLProtocol):
         context: ssl.SSLContext,
         shaken: asyncio.Future[None],
         portions: Portions,
+        records: Parsing,
         *,
         handshake_s: float,
         goodbye_s: float,
     ) -> None:
         """`shaken` is done when the handshake is, however it ended. `portions`: bounds what
-        handshakes compute in one turn. `goodbye_s`: from the close until the peer has read
-        everything and answered it.
+        handshakes compute in one turn; `records`: what is decrypted in one. `goodbye_s`: from the
+        close until the peer has read everything and answered it.
         """
         super().__init__(
             shaken.get_loop(),
@@ -339,6 +345,9 @@ class _Secured(SSLProtocol):
         self._portions = portions
         # Takes what came of the handshake.
         self._taking: asyncio.Task[None] | None = None
+        self._records = records
+        # What came and waits to be decrypted; nothing is read meanwhile.
+        self._came = b""
         # What may wait here, still encrypted, while the guest reads nothing.
         self._set_read_buffer_limits(high=_READ_BYTES_MAX)  # type: ignore[attr-defined]  # typeshed lacks it
 
@@ -347,17 +356,50 @@ class _Secured(SSLProtocol):
         assert self._guest is not None, "there is one connection"
         self._guest.wire, self._guest = transport, None
         self._wire = transport
+        # What waits there is counted here, so that the guest writes no more until it has gone.
+        transport.set_write_buffer_limits(high=0)
         super().connection_made(transport)
+
+    def _get_write_buffer_size(self) -> int:
+        waiting = 0 if self._wire is None else self._wire.get_write_buffer_size()
+        size: int = super()._get_write_buffer_size()  # type: ignore[misc]  # typeshed lacks it
+        return size + waiting
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._shaken is None or self._shaken.done():
             self._shaken = None
-            super().buffer_updated(nbytes)
+            self._take_records(nbytes)
             return
         assert self._wire is not None, "something came of it"
         # What comes next would be read to where these bytes are.
         self._wire.pause_reading()
         self._taking = asyncio.create_task(self._take_in_turn(nbytes))
+
+    def _take_records(self, nbytes: int) -> None:
+        """Decrypts what is in the buffer, in this turn or a later one."""
+        is_little = nbytes <= PARSED_AT_ONCE
+        if not self._came and (is_little or self._records.has_room(nbytes)):
+            super().buffer_updated(nbytes)
+            return
+        assert self._wire is not None, "something came of it"
+        if not self._came:
+            self._records.wait(self)
+        # Not left in the buffer: the guest may have more read there meanwhile.
+        self._came += bytes(self.get_buffer(nbytes)[:nbytes])
+        self._wire.pause_reading()
+
+    def parse(self) -> int:
+        """Decrypts what waits, and reads on, unless the guest does not. Returns its bytes."""
+        came, self._came = self._came, b""
+        if self._wire is None or self._wire.is_closing():
+            return 0
+        for begin in range(0, len(came), self.max_size):
+            piece = came[begin : begin + self.max_size]
+            self.get_buffer(len(piece))[: len(piece)] = piece
+            super().buffer_updated(len(piece))
+        if self._wire is not None and not self._ssl_reading_paused:  # type: ignore[attr-defined]  # typeshed lacks it
+            self._wire.resume_reading()
+        return len(came)
 
     async def _take_in_turn(self, nbytes: int) -> None:
         await self._portions.wait()
@@ -367,6 +409,7 @@ class _Secured(SSLProtocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._wire = self._shaken = None
+        self._came = b""
         super().connection_lost(exc)
 
 
@@ -490,6 +533,7 @@ class Door:
         self._pause: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
         self._portions = Portions(_HANDSHAKES_A_TURN)
+        self._records = Parsing(RECORDS_A_TURN)
         self.parsing: Final = Parsing(REQUESTS_A_TURN)
         self._told_full = Seldom(_TOLD)
         self._told_failed = Seldom(_TOLD)
@@ -668,6 +712,7 @@ class Door:
             context,
             shaken,
             self._portions,
+            self._records,
             handshake_s=self._request_s,
             goodbye_s=self._answer_s,
         )
@@ -722,6 +767,9 @@ class Door:
 
 def _listen(listening: socket.socket) -> None:
     listening.setblocking(False)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # Connections have what the socket has through which they came.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
     listening.listen(_BACKLOG)
 
 

@@ -20,6 +20,8 @@ __all__ = ["add_health_routes", "add_metrics_route", "wants_openmetrics"]
 _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _OPENMETRICS: Final = "application/openmetrics-text"
 _OPENMETRICS_TYPE: Final = f"{_OPENMETRICS}; version=1.0.0; charset=utf-8"
+# Characters of an Accept that is looked at. Prometheus sends some 400; 64 KiB of commas took 35 ms.
+_ACCEPT_CHARS_MAX: Final = 2048
 # Those that what we write is right for.
 _OPENMETRICS_VERSIONS: Final = frozenset({"1.0.0", "0.0.1"})
 _NOT_HERE: Final = "several processes share this port: scrape each at its own, the ones after it\n"
@@ -93,6 +95,8 @@ def wants_openmetrics(accept: str) -> bool:
     """Whether a request with this Accept header (RFC 9110 §12.5.1) names OpenMetrics, in a version
     that there is, and likes plain text no better.
     """
+    if len(accept) > _ACCEPT_CHARS_MAX:
+        return False
     likes = {_OPENMETRICS: 0.0, "text/plain": 0.0}
     for part in accept.lower().split(","):
         name, *parameters = (each.strip() for each in part.split(";"))

@@ -10,12 +10,20 @@ from typing import Final, Protocol
 
 from roomcast.concurrency import Budget
 
-__all__ = ["FRAMES_A_TURN", "PARSED_AT_ONCE", "REQUESTS_A_TURN", "Parser", "Parsing"]
+__all__ = [
+    "FRAMES_A_TURN",
+    "PARSED_AT_ONCE",
+    "RECORDS_A_TURN",
+    "REQUESTS_A_TURN",
+    "Parser",
+    "Parsing",
+]
 
-# Bytes of frames: some 4 ms, if they are frames of nothing. And of requests: some 6 ms, if they are
-# chunks of one byte.
+# Bytes of frames: some 4 ms, if they are frames of nothing. Of requests: some 6 ms, if they are
+# chunks of one byte. And of TLS: some 3 ms, if they are records of one byte.
 FRAMES_A_TURN: Final = 64 * 1024
 REQUESTS_A_TURN: Final = 16 * 1024
+RECORDS_A_TURN: Final = 64 * 1024
 # So much is parsed at once, without asking, so that who says little waits for nobody.
 PARSED_AT_ONCE: Final = 256
 

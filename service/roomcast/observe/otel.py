@@ -8,10 +8,13 @@ traced is decided here and not by the SDK's sampler, so that those that are not 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+import time
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
+import requests
 import structlog
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -26,11 +29,15 @@ from roomcast.observe.ports import NO_ATTRIBUTES, Attributes, Span
 from roomcast.observe.spans import CHANNEL, DELIVER, HOOK, PUBLISH, PUT_ITEM, is_sampled
 from roomcast.wire.trace_context import TraceContext
 
-__all__ = ["FLUSH_S_MAX", "OtelTracer", "OtelTracing"]
+__all__ = ["ANSWER_BYTES_MAX", "FLUSH_S_MAX", "OtelTracer", "OtelTracing"]
 
 # How long the end of a node waits for spans to be exported. A collector that does not answer must
 # not hold it up.
 FLUSH_S_MAX: Final = 3.0
+# Bytes of a collector's answer, which says in a few how many spans it did not take.
+ANSWER_BYTES_MAX: Final = 64 * 1024
+# How a variable ends that has the SDK make its HTTP session with an application's credentials.
+_OWN_SESSION: Final = "_CREDENTIAL_PROVIDER"
 _SERVICE: Final = "roomcast"
 # What the SDK calls a service without a name.
 _UNNAMED: Final = "unknown_service"
@@ -130,6 +137,31 @@ class OtelTracer:
         )
 
 
+class _BoundedSession(requests.Session):
+    """An HTTP session that takes ANSWER_BYTES_MAX of an answer, within the time of the request.
+
+    The exporter's own would keep an answer without end in memory, for as long as it comes.
+    """
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        """Raises RequestException."""
+        until_s = time.monotonic() + (options.get("timeout") or FLUSH_S_MAX)
+        response = super().send(request, **options | {"stream": True})
+        body = bytearray()
+        with response:
+            for part in response.iter_content(ANSWER_BYTES_MAX):
+                body += part
+                if len(body) > ANSWER_BYTES_MAX or time.monotonic() > until_s:
+                    raise requests.RequestException("an answer that has no end")
+        response._content = bytes(body)  # noqa: SLF001  # it has no parameter for that
+        return response
+
+
+def _exporter() -> SpanExporter:
+    has_own = any(name.endswith(_OWN_SESSION) for name in os.environ)
+    return OTLPSpanExporter(session=None if has_own else _BoundedSession())
+
+
 class OtelTracing:
     """A Tracing: the tracer of `node`, and the thread that exports its spans.
 
@@ -148,7 +180,7 @@ class OtelTracing:
         self._provider = TracerProvider(
             sampler=ALWAYS_ON, resource=_resource(node), shutdown_on_exit=False
         )
-        self._provider.add_span_processor(BatchSpanProcessor(exporter or OTLPSpanExporter()))
+        self._provider.add_span_processor(BatchSpanProcessor(exporter or _exporter()))
         self.tracer = OtelTracer(
             self._provider.get_tracer(_SERVICE, __version__),
             sample_ratio=sample_ratio,

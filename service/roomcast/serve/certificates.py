@@ -126,7 +126,21 @@ def _stamp_of(path: Path) -> object:
 
 
 def _load(table: str, tls: TlsConfig) -> _Loaded:
-    """Reads and checks the files. Raises ConfigError."""
+    """Reads and checks the files. Raises ConfigError and nothing else."""
+    try:
+        return _read(table, tls)
+    except ConfigError:
+        raise
+    except Exception as error:
+        # Damaged files have the libraries raise more than they say. A node must not end of it.
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigError(
+            f"{table}.cert_file: {tls.cert_file} and {tls.key_file} cannot be used: {why}"
+        ) from error
+
+
+def _read(table: str, tls: TlsConfig) -> _Loaded:
+    """Raises ConfigError, and whatever the libraries make of a damaged file."""
     cert_option, key_option = f"{table}.cert_file", f"{table}.key_file"
     own = _certificate(cert_option, tls.cert_file)
     key = _key(key_option, tls.key_file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -106,6 +107,44 @@ async def test_bytes_are_shown_as_base64(two: tuple[At, At]) -> None:
     socket = await here.connected()
     [kept] = (await here.answer(socket, "history", channel="bin:room"))["publications"]
     assert (kept["text"], kept["chars"]) == ("base64 /wA=", 11)
+
+
+async def test_of_what_clients_published_and_are_little_is_read_in_one_turn(
+    two: tuple[At, At], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each payload, and each info, may be many kilobytes of arrays."""
+    here, _ = two
+    turn, read = 0, Counter[tuple[str, int]]()
+
+    def counted(name: str) -> None:
+        real = getattr(methods_module, name)
+
+        def count(*arguments: Any) -> Any:
+            read[name, turn] += 1
+            return real(*arguments)
+
+        monkeypatch.setattr(methods_module, name, count)
+
+    async def go_by() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    counted("_publication")
+    counted("_cut")
+    monkeypatch.setattr(methods_module, "_MEMBERS_A_TURN", 1)
+    clients = [await here.node.client() for _ in range(4)]
+    for client in clients:
+        await client.subscribe("all:room")
+        await client.publish("all:room", [[]])
+    await here.login()
+    socket = await here.connected()
+    going_by = asyncio.create_task(go_by())
+    await here.answer(socket, "presence", channel="all:room")
+    await here.answer(socket, "history", channel="all:room")
+    going_by.cancel()
+    assert (read.total(), max(read.values())) == (8, 1)
 
 
 async def test_clients_are_found_and_disconnected_on_another_node(two: tuple[At, At]) -> None:

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from roomcast.admin.logins import EACH
 from roomcast.admin.routes import COOKIE
+from roomcast.admin.sessions import Session, Signer
 from roomcast.serve.http_app import build_apps
 from roomcast.wire.channels import ChannelOptions, ChannelRules
 from tests.unit.admin.conftest import Open
@@ -110,6 +111,30 @@ async def test_who_logged_in_gets_the_page_until_the_session_ends(at: Open) -> N
     assert "app.js" not in await (await page.client.get("/admin")).text()
     assert (await page.client.get("/admin/app.js")).status == 401
     assert (await page.post("ticket")).status == 401
+
+
+async def test_of_very_many_cookies_few_are_verified(
+    at: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = await at()
+    cookie = (await page.login()).cookies[COOKIE].value
+    page.client.session.cookie_jar.clear()
+    verified: list[str] = []
+    real = Signer.session_of
+
+    def counted(self: Signer, kind: Any, token: str, now_s: float) -> Session | None:
+        verified.append(token)
+        return real(self, kind, token, now_s)
+
+    monkeypatch.setattr(Signer, "session_of", counted)
+    several = f"a=b;;{COOKIE}=x.y; {COOKIE}={cookie} ;c=d"
+    answer = await page.client.get("/admin/app.js", headers={"Cookie": several})
+    assert answer.status == 200, "one of few may be it"
+    del verified[:]
+    flood = f"{COOKIE}={cookie[:-1]};" * 60
+    answer = await page.client.get("/admin/app.js", headers={"Cookie": flood})
+    assert answer.status == 401
+    assert len(verified) < 10
 
 
 async def test_logging_out_takes_the_cookie_back(at: Open) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import aioboto3
 import pytest
+from botocore.exceptions import NoCredentialsError
+from botocore.utils import ContainerMetadataFetcher
 
 from roomcast.aws import clients as aws
 from roomcast.aws import errors
@@ -114,3 +118,42 @@ async def test_settings_of_aws_tools_that_are_wrong_are_refused_by_name(
     with pytest.raises(PortError, match=f"settings or credentials of AWS: .*{says}"):
         async with aws.connect(region="eu-west-1", endpoint_url="https://127.0.0.1:1"):
             pass
+
+
+@pytest.mark.parametrize("kind", ["task", "instance"])
+async def test_credentials_without_end_are_not_kept(
+    kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The SDK has sessions of its own for them, of which ours know nothing."""
+    taken, most = [0], 32 * 1024 * 1024
+    monkeypatch.setattr(aws, "ANSWER_BYTES_MAX", 64 * 1024)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        sent = 0
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        with suppress(ConnectionError):
+            while sent < most:
+                writer.write(b"x" * 64 * 1024)
+                await writer.drain()
+                sent += 64 * 1024
+        taken.append(sent)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setattr(ContainerMetadataFetcher, "SLEEP_TIME", 0)
+    if kind == "task":
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
+    else:
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", url)
+    async with server:
+        with pytest.raises((PortError, NoCredentialsError)):
+            async with aws.connect(region="eu-west-1", session=aioboto3.Session()) as clients:
+                await clients.tables.list_tables()
+    assert 0 < max(taken) < most, "but for what the kernel takes"

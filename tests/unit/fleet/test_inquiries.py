@@ -29,6 +29,7 @@ from roomcast.fleet.inquiry_signals import (
 )
 from roomcast.fleet.lease_record import Lease
 from roomcast.ports import Rejected
+from roomcast.rates import Bucket, Rate
 from tests.unit.worlds import Fleet, LocalNode, signals_at_any_rate, until
 
 LATER_MS = 10**15
@@ -212,6 +213,36 @@ async def test_a_fleet_has_a_bound(
     told = await asked_by(nodes[0]).ask(FIGURES)
     assert told is not None
     assert (len(told.leases), told.more) == (1, 1)
+
+
+async def test_the_reports_of_one_answer_have_a_bound(
+    nodes: tuple[LocalNode, LocalNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = (asked_by(node) for node in nodes)
+    large = {"count": 3, "clients": ["x" * 200]}
+
+    async def report(_: Inquiry) -> Mapping[str, Any]:
+        return large
+
+    monkeypatch.setattr(there._reporter, "report", report)
+    monkeypatch.setattr(inquiries_module, "REPORTS_BYTES_MAX", 200)
+    told = await here.ask(Inquiry("clients", user="ann"))
+    assert told is not None
+    assert told.reports["b"] == {"count": 3}, "what it counts is told"
+    large = {"names": ["x" * 200]}
+    told = await here.ask(Inquiry("busiest"))
+    assert told is not None
+    assert set(told.reports) == {"a"}
+
+
+async def test_whoever_asks_one_thing_after_the_other_causes_so_many_reports_and_no_more(
+    fleet: Fleet, nodes: tuple[LocalNode, LocalNode]
+) -> None:
+    inquiries = asked_by(nodes[0])
+    inquiries._reports_asked = Bucket(Rate(1.0, 8.0), fleet.clock.monotonic_s())
+    told = [await inquiries.ask(Inquiry("channel", channel=f"c{number}")) for number in range(9)]
+    assert [each is not None for each in told] == [True] * 4 + [False] * 5
+    assert await inquiries.ask(Inquiry("channel", channel="c3")) is not None, "that is known"
 
 
 async def test_too_many_questions_at_once_are_refused(

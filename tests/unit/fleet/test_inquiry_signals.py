@@ -41,7 +41,7 @@ def test_an_inquiry_comes_as_it_was_asked(inquiry: Inquiry) -> None:
 
 def test_a_report_comes_as_it_was_told() -> None:
     signal = report_signal({"a": [1, "b"]}, "node", "another id", "lease", "an id")
-    assert report_of(signal) == ("an id", "lease", {"a": [1, "b"]})
+    assert report_of(signal) == ("an id", "lease", {"a": [1, "b"]}, 15)
 
 
 @pytest.mark.parametrize(

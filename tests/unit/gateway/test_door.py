@@ -22,6 +22,7 @@ from roomcast.gateway.door import (
     ANSWERS_A_TURN,
     HEADERS_MAX,
     SERVER,
+    UNSENT_BYTES_MAX,
     Door,
     GiveWay,
     _Guest,
@@ -30,6 +31,7 @@ from roomcast.gateway.door import (
     name_no_version,
 )
 from roomcast.gateway.parsing import Parsing
+from roomcast.gateway.writer import _unsent_in_kernel as unsent_in_kernel
 from tests.unit.gateway.frames import BINARY, handshake, masked
 from tests.unit.worlds import DEADLINE_S, settled, until
 
@@ -150,6 +152,17 @@ async def doors() -> AsyncIterator[Doors]:
 
 
 # ---- several sockets
+
+
+async def test_the_kernel_takes_little_for_who_reads_nothing(doors: Doors) -> None:
+    door = doors.open()
+    await _unread(doors, door, b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+    [guest] = door._guests
+    assert guest.wire is not None
+    # The kernel takes whole pieces of memory.
+    await until(lambda: guest.wire is not None and unsent_in_kernel(guest.wire) > 0)
+    assert unsent_in_kernel(guest.wire) <= UNSENT_BYTES_MAX + 128 * 1024
+    assert guest.wire.get_write_buffer_size() > len(LARGE) // 2, "here it is counted"
 
 
 async def test_two_sockets_share_the_places(doors: Doors) -> None:

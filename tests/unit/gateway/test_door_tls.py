@@ -20,6 +20,7 @@ from aiohttp import web
 
 from roomcast.gateway.admission import Admission
 from roomcast.gateway.door import _HANDSHAKES_A_TURN, _READ_BYTES_MAX, Door, _Secured
+from roomcast.gateway.parsing import RECORDS_A_TURN
 from roomcast.gateway.reader import ClientFrames
 from roomcast.serve.http_app import build_apps
 from tests.certificates import Pair, trusting
@@ -272,6 +273,47 @@ async def test_few_of_very_many_handshakes_go_on_in_one_turn(
     assert max(taken.values()) <= _HANDSHAKES_A_TURN
 
 
+async def test_of_many_small_records_few_are_decrypted_in_one_turn(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: Counter[int] = Counter()
+    turn = 0
+    real = SSLProtocol.buffer_updated
+
+    def counted(self: SSLProtocol, nbytes: int) -> None:
+        taken[turn] += nbytes
+        real(self, nbytes)
+
+    door = doors.open()
+    visitors = [await doors.shaken(b"GET / HTTP/1.1\r\nHost: a\r\nX: ") for _ in range(30)]
+    await until(lambda: not door._shaking)
+    monkeypatch.setattr(SSLProtocol, "buffer_updated", counted)
+    for each in visitors:
+        for _ in range(300):
+            each.send(b"x")
+    async with asyncio.timeout(DEADLINE_S):
+        while taken.total() < 30 * 300 * 23:
+            turn += 1
+            await asyncio.sleep(0)
+    assert max(taken.values()) <= RECORDS_A_TURN + _READ_BYTES_MAX
+    for each in visitors:
+        each.send(b"\r\n\r\n")
+    answers = await asyncio.to_thread(lambda: [each.recv(12) for each in visitors])
+    assert answers == [b"HTTP/1.1 200"] * 30, "all of it came, in order"
+
+
+async def test_what_waits_for_the_socket_below_tls_is_counted(doors: Doors) -> None:
+    door = doors.open()
+    await doors.shaken(CLOSING.replace(b"GET /", b"GET /large"))
+    guest = next(iter(door._guests))
+    await until(lambda: guest.wire is not None and guest.wire.get_write_buffer_size())
+    assert guest.line is not None
+    assert guest.wire is not None
+    below = guest.wire.get_write_buffer_size()
+    assert guest.line.get_write_buffer_size() >= below > 0
+    guest.wire.abort()
+
+
 async def test_a_door_that_closes_waits_for_no_handshake(doors: Doors) -> None:
     door = doors.open(request_s=3600.0)
     for _ in range(3):
@@ -340,7 +382,7 @@ async def test_who_says_no_goodbye_gets_all_of_the_answer_first(doors: Doors) ->
     door = doors.open()
     talking = await doors.shaken(CLOSING.replace(b"GET /", b"GET /large"))
     guest = next(iter(door._guests))
-    await until(lambda: guest.line is not None and guest.line.is_closing())
+    await until(lambda: guest.wire is not None and guest.wire.get_write_buffer_size())
     door.end_unread(0.0)
     assert len(door) == 1, "most of it waits still"
 
@@ -351,6 +393,7 @@ async def test_who_says_no_goodbye_gets_all_of_the_answer_first(doors: Doors) ->
         return size
 
     assert await asyncio.to_thread(read) > len(LARGE)
+    await until(lambda: guest.line is not None and guest.line.is_closing())
     door.end_unread(0.0)
     await until(lambda: len(door) == 0)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
 
+from roomcast.client.connection import Connection
 from roomcast.fleet.inquiry_signals import Inquiry, fits_report
 from roomcast.node import report as report_module
-from roomcast.node.report import BUSIEST_MAX, CHANNELS_SHOWN_MAX, NodeReport
+from roomcast.node.report import _CLIENTS_A_TURN, BUSIEST_MAX, CHANNELS_SHOWN_MAX, NodeReport
 from tests.unit.worlds import Fleet, LocalNode
 
 
@@ -135,6 +138,32 @@ async def test_connections_are_found_by_user_and_by_id(node: LocalNode) -> None:
     by_id = await told(node, Inquiry("clients", client=client.connection.client))
     assert by_id["clients"] == report["clients"]
     assert await told(node, Inquiry("clients", user="nobody")) == {"count": 0, "clients": []}
+
+
+async def test_of_many_connections_few_are_told_of_in_one_turn(
+    node: LocalNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may have an info of many kilobytes."""
+    real, turns, turn = report_module._shown, Counter[int](), 0
+
+    def counted(connection: Connection) -> Mapping[str, Any]:
+        turns[turn] += 1
+        return real(connection)
+
+    async def count() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(report_module, "_shown", counted)
+    for _ in range(3 * _CLIENTS_A_TURN):
+        client = await node.client()
+    counting = asyncio.create_task(count())
+    report = await told(node, Inquiry("clients", user=client.connection.user))
+    counting.cancel()
+    assert len(report["clients"]) == 3 * _CLIENTS_A_TURN
+    assert max(turns.values()) == _CLIENTS_A_TURN
 
 
 async def test_connections_with_much_to_tell_still_fit_a_report(

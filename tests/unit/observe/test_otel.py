@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import pytest
@@ -21,7 +24,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import (  # noqa: E4
 )
 
 from roomcast.observe import otel as module  # noqa: E402
-from roomcast.observe.otel import OtelTracing  # noqa: E402
+from roomcast.observe.otel import ANSWER_BYTES_MAX, OtelTracing  # noqa: E402
 
 PARENT: Final = TraceContext("a" * 32, "b" * 16)
 
@@ -144,3 +147,33 @@ async def test_a_collector_that_does_not_answer_holds_up_no_end(
         assert not stuck.released.is_set()
     finally:
         stuck.released.set()
+
+
+async def test_an_answer_without_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent, most = 0, 64 * 1024 * 1024
+    over = threading.Event()
+
+    def answer(listening: socket.socket) -> None:
+        nonlocal sent
+        connected, _ = listening.accept()
+        with connected, suppress(OSError):
+            connected.recv(64 * 1024)
+            connected.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+            while sent < most:
+                connected.sendall(b"x" * 64 * 1024)
+                sent += 64 * 1024
+        over.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"http://127.0.0.1:{port}/")
+        answering = threading.Thread(target=answer, args=(listening,))
+        answering.start()
+        traced = tracing(None)
+        span = traced.tracer.root(spans.PUBLISH, "room")
+        assert span is not None
+        span.end()
+        await traced.close()
+        assert await asyncio.to_thread(over.wait, 30)
+        answering.join()
+    assert ANSWER_BYTES_MAX < sent < most // 2, "but for what the kernel took"

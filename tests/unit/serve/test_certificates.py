@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+from base64 import b64decode, encodebytes
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -94,6 +95,14 @@ def _cert_as_key(directory: Path) -> None:
     (directory / "key.pem").write_bytes(FIRST.cert)
 
 
+def _odd_version(directory: Path) -> None:
+    """Of a version that there is not. What cryptography raises for it is no ValueError."""
+    kept = FIRST.cert.split(b"-----")[2]
+    der = b64decode(kept).replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x22", 1)
+    pem = b"-----BEGIN CERTIFICATE-----\n" + encodebytes(der) + b"-----END CERTIFICATE-----\n"
+    (directory / "cert.pem").write_bytes(pem)
+
+
 def _passphrase(directory: Path) -> None:
     pair = Pair("locked", passphrase=b"a passphrase")
     pair.write(directory)
@@ -171,7 +180,7 @@ async def test_files_behind_a_link_that_turns(tmp_path: Path) -> None:
     assert shown(certificate.context()) == "second"
 
 
-@pytest.mark.parametrize("spoil", [_other_key, _no_pem, _no_cert, _passphrase])
+@pytest.mark.parametrize("spoil", [_other_key, _no_pem, _no_cert, _passphrase, _odd_version])
 async def test_what_cannot_be_used_is_told_once_and_the_old_one_stays(
     tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:

@@ -244,5 +244,6 @@ class Run:
         self._reply(index, {"error": wire(refused.error, refused.why)})
 
     def _reply(self, index: int, reply: Mapping[str, Json]) -> None:
-        self._replies[index] = encoded = orjson.dumps(reply)
+        # A copy: what orjson returns keeps 4 KiB for itself, however short it is.
+        self._replies[index] = encoded = bytes(memoryview(orjson.dumps(reply)))
         self._room -= len(encoded)

@@ -28,6 +28,7 @@ from roomcast.gateway.api import channels, clients, nodes, publishing
 from roomcast.gateway.api.batch import BATCH_BODY_BYTES_MAX, Batch
 from roomcast.gateway.api.commands import Commands, split
 from roomcast.gateway.api.fields import read
+from roomcast.gateway.api.large import LargeRequests
 from roomcast.gateway.api.methods import (
     COMMANDS_A_TURN,
     COMMANDS_AT_A_TIME,
@@ -86,6 +87,7 @@ class Api:
         self._insecure = insecure
         self._payload_bytes_max = message_size_limit
         self._turns = Turns(COMMANDS_A_TURN // COMMANDS_AT_A_TIME)
+        self._large = LargeRequests()
 
     def add_routes(self, app: web.Application) -> None:
         """Adds a route for each method, one for their description, and the task that watches for
@@ -106,6 +108,39 @@ class Api:
     def _handler(
         self, answering: Answering, body_bytes_max: int, decoding: Decoding = orjson.loads
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def carried_out(
+            request: web.Request, received_ms: int, late: bool, body: bytes
+        ) -> web.Response:
+            containers = Containers()
+            try:
+                containers.take(body)
+            except Refusal as refused:
+                return _refusal(413, refused.error, refused.why)
+            try:
+                params = decoding(body)
+            except ValueError:
+                return _refusal(400, Error.BAD_REQUEST, "the body is not JSON")
+            except Refusal as refused:
+                return _refusal(200, refused.error, refused.why)
+            parents = Parents(request.headers.getall("traceparent", ()))
+            call = ApiCall(
+                request.app[NODE],
+                received_ms,
+                late,
+                self._payload_bytes_max,
+                containers,
+                self._turns,
+                parents,
+            )
+            try:
+                return _answer(await answering(call, params), 200)
+            except Refusal as refused:
+                return _refusal(200, refused.error, refused.why)
+            except Exception:  # noqa: BLE001  # a caller gets JSON, whatever happened
+                # A fault of this server: the caller learns no details.
+                _log.exception("api_fault", path=request.path)
+                return _refusal(500, Error.INTERNAL)
+
         async def handle(request: web.Request) -> web.Response:
             # Before the body is read: the age of an idempotency key counts from here.
             node = request.app[NODE]
@@ -135,29 +170,8 @@ class Api:
                 return _refusal(
                     413, Error.LIMIT_EXCEEDED, f"the request is larger than {body_bytes_max} bytes"
                 )
-            containers = Containers()
-            try:
-                containers.take(body)
-            except Refusal as refused:
-                return _refusal(413, refused.error, refused.why)
-            try:
-                params = decoding(body)
-            except ValueError:
-                return _refusal(400, Error.BAD_REQUEST, "the body is not JSON")
-            except Refusal as refused:
-                return _refusal(200, refused.error, refused.why)
-            parents = Parents(request.headers.getall("traceparent", ()))
-            call = ApiCall(
-                node, received_ms, late, self._payload_bytes_max, containers, self._turns, parents
-            )
-            try:
-                return _answer(await answering(call, params), 200)
-            except Refusal as refused:
-                return _refusal(200, refused.error, refused.why)
-            except Exception:  # noqa: BLE001  # a caller gets JSON, whatever happened
-                # A fault of this server: the caller learns no details.
-                _log.exception("api_fault", path=request.path)
-                return _refusal(500, Error.INTERNAL)
+            async with self._large.of(len(body)):
+                return await carried_out(request, received_ms, late, body)
 
         return handle
 
