@@ -347,7 +347,7 @@ async def test_forged_messages_of_the_mailbox_reach_nobody_or_a_session() -> Non
             attacker.close()
             await emulation.finish()
             _is_at_rest(emulation)
-            assert not emulation._answering
+            assert not emulation._asking._answering
             await attacked.still_serves()
     assert logs.faults() == []
     for outcome in ("taken", "unknown", "malformed"):

@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from roomcast.frozen import frozen
 from roomcast.wire.capabilities import Capability, Grant
-from roomcast.wire.channels import CHANNEL_BYTES_MAX, ChannelOverride, is_valid_name
+from roomcast.wire.channels import ChannelOverride
+from roomcast.wire.names import CHANNEL_BYTES_MAX, is_valid_name
 from roomcast.wire.publication import Json, Payload, from_base64
 from roomcast.wire.shapes import (
     FLAG,

@@ -41,7 +41,7 @@ from roomcast.backoff import Backoff
 from roomcast.concurrency import each
 from roomcast.ports import Throttled
 from roomcast.presence.ports import Member, TooManyMembers
-from roomcast.wire.channels import PRESENCE_SHARDS_MAX
+from roomcast.wire.names import PRESENCE_SHARDS_MAX
 from roomcast.wire.publication import ClientInfo, MalformedPublication
 
 __all__ = [

@@ -27,7 +27,7 @@ from roomcast.node.assembly import Assembly, Ports, assemble, build_core
 from roomcast.ports import Clock, NewId, PortError
 from roomcast.presence.ports import Member
 from roomcast.setup.causes import advice, texts_of
-from roomcast.wire.channels import RESERVED_PREFIX
+from roomcast.wire.names import RESERVED_PREFIX
 from roomcast.wire.publication import ClientInfo
 
 __all__ = ["CHANNEL_WRITE_UNITS_S", "PIPELINE_S", "Check", "Doctor"]

@@ -64,7 +64,7 @@ from roomcast.delivery.forms import FOSSIL
 from roomcast.frozen import frozen
 from roomcast.hooks.events import ConnectReply, SubscribeReply
 from roomcast.wire.capabilities import Grant
-from roomcast.wire.channels import ChannelOptions, ChannelRules, is_valid_name, personal_channel
+from roomcast.wire.channels import ChannelOptions, ChannelRules
 from roomcast.wire.codes import NEEDS_PROTOBUF, Disconnect, Error
 from roomcast.wire.commands import (
     Bounds,
@@ -86,6 +86,7 @@ from roomcast.wire.commands import (
     SubscribeRequest,
     UnsubscribeRequest,
 )
+from roomcast.wire.names import is_valid_name, personal_channel
 from roomcast.wire.publication import ClientInfo, Json, Payload, StreamPosition
 
 __all__ = [

@@ -13,10 +13,10 @@ from roomcast.wire.channels import (
     BINARY,
     JSON,
     JSON_OBJECT,
-    PRESENCE_SHARDS_MAX,
     RECOVERY_MODES,
     ChannelOptions,
 )
+from roomcast.wire.names import PRESENCE_SHARDS_MAX
 
 __all__ = [
     "NAMESPACES",

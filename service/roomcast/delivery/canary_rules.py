@@ -27,7 +27,7 @@ from typing import Final
 
 from roomcast.log.item import LogItem
 from roomcast.log.rules import MIN_RETENTION_MS, new_epoch
-from roomcast.wire.channels import RESERVED_PREFIX
+from roomcast.wire.names import RESERVED_PREFIX
 from roomcast.wire.publication import Record
 
 __all__ = [

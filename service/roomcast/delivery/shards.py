@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 from zlib import crc32
 
-from roomcast.wire.channels import RESERVED_PREFIX
+from roomcast.wire.names import RESERVED_PREFIX
 
 __all__ = ["SHARDS_MAX", "homes", "is_for_all", "shard_of", "topic_arns", "topic_of"]
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from roomcast.delivery.envelope import HELLO_KIND, Signal
 from roomcast.log.item import OFFSET_MAX
-from roomcast.wire.channels import RESERVED_PREFIX
+from roomcast.wire.names import RESERVED_PREFIX
 from roomcast.wire.publication import ClientInfo, MalformedPublication, Stored
 from roomcast.wire.trace_context import Trail
 

@@ -26,7 +26,8 @@ from roomcast.config import ClientConfig, TokenConfig
 from roomcast.gateway.body import BODY_S, media_type
 from roomcast.gateway.pages import is_on_this_machine, url_parts
 from roomcast.wire.capabilities import Capability
-from roomcast.wire.channels import ChannelOptions, ChannelRules, is_valid_name
+from roomcast.wire.channels import ChannelOptions, ChannelRules
+from roomcast.wire.names import is_valid_name
 from roomcast.wire.publication import Json
 
 __all__ = [

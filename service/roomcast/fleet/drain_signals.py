@@ -12,7 +12,7 @@ from typing import Final
 from roomcast.delivery.envelope import Signal
 from roomcast.fleet.lease_record import NODE_CHARS_MAX
 from roomcast.log.item import OFFSET_MAX
-from roomcast.wire.channels import RESERVED_PREFIX
+from roomcast.wire.names import RESERVED_PREFIX
 from roomcast.wire.shapes import OBJECT, checked, text, whole
 
 __all__ = [

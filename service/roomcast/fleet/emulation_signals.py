@@ -15,7 +15,7 @@ from typing import Final
 
 from roomcast.delivery.envelope import Signal
 from roomcast.log.item import OFFSET_MAX
-from roomcast.wire.channels import RESERVED_PREFIX
+from roomcast.wire.names import RESERVED_PREFIX
 from roomcast.wire.shapes import OBJECT, TEXTS, checked, text, whole
 
 __all__ = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from roomcast.delivery.envelope import Signal
-from roomcast.wire.channels import RESERVED_PREFIX
+from roomcast.wire.names import RESERVED_PREFIX
 
 __all__ = ["END_KIND", "end_signal", "ends"]
 

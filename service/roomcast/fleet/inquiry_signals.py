@@ -17,7 +17,7 @@ from typing import Any, Final
 from roomcast.delivery.envelope import Signal
 from roomcast.fleet.lease_record import NODE_CHARS_MAX
 from roomcast.fleet.order_signals import ID_CHARS_MAX, USER_CHARS_MAX
-from roomcast.wire.channels import CHANNEL_BYTES_MAX, RESERVED_PREFIX
+from roomcast.wire.names import CHANNEL_BYTES_MAX, RESERVED_PREFIX
 from roomcast.wire.shapes import OBJECT, TEXT, checked, member, text
 
 __all__ = [

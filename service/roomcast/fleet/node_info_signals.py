@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from roomcast.delivery.envelope import Signal
-from roomcast.wire.channels import CHANNEL_BYTES_MAX, RESERVED_PREFIX
+from roomcast.wire.names import CHANNEL_BYTES_MAX, RESERVED_PREFIX
 from roomcast.wire.shapes import FLAG, OBJECT, TEXT, checked, text, whole
 
 __all__ = [

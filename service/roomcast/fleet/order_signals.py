@@ -14,8 +14,9 @@ from typing import Any, Final
 from roomcast.auth.claims import INFO_DEPTH_MAX, TOKEN_TIME_MAX, ServerSubscription
 from roomcast.delivery.envelope import EPOCH_CHARS_MAX, Signal
 from roomcast.log.item import OFFSET_MAX
-from roomcast.wire.channels import ChannelOverride, is_valid_name
+from roomcast.wire.channels import ChannelOverride
 from roomcast.wire.codes import CLOSE_CODE_MAX, CLOSE_CODE_MIN, DisconnectCode, is_reason
+from roomcast.wire.names import is_valid_name
 from roomcast.wire.publication import (
     BASE64_DATA,
     Json,

@@ -54,8 +54,9 @@ from roomcast.hooks.faults import Busy, NoDecision, TimedOut
 from roomcast.hooks.passed_headers import PassedHeaders
 from roomcast.observe.counters import Histogram, HookCounters, HookOutcome
 from roomcast.rates import Rate, Seldom
-from roomcast.wire.channels import ChannelOverride, is_valid_name
+from roomcast.wire.channels import ChannelOverride
 from roomcast.wire.codes import Error
+from roomcast.wire.names import is_valid_name
 from roomcast.wire.publication import Payload
 from roomcast.wire.shapes import NUMBER, TEXT, is_deeper, whole
 from roomcast.wire.tags_filter import Filter, filter_of

@@ -13,7 +13,7 @@ from roomcast.fleet.lease import LeaseKeeper
 from roomcast.log.watched_table import WatchedTable
 from roomcast.node.isolation_rules import is_alone
 from roomcast.ports import Clock, PortError
-from roomcast.wire.channels import RESERVED_PREFIX
+from roomcast.wire.names import RESERVED_PREFIX
 
 __all__ = ["LOOK_LIMIT_S", "Isolation"]
 

@@ -67,7 +67,7 @@ from roomcast.serve.readings import counts_of, readings_of
 from roomcast.serve.supervised import Supervised
 from roomcast.serve.tries import END_TRIES_S, START_TRIES_S, Tries
 from roomcast.system import random_fraction
-from roomcast.wire.channels import RESERVED_PREFIX
+from roomcast.wire.names import RESERVED_PREFIX
 
 __all__ = ["APPLICATION_START_S", "APPLICATION_STOP_S", "FINISH_S", "NodeProcess"]
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from roomcast.log.item import ITEM_BYTES_MAX, ITEM_PUBLICATIONS_MAX
 from roomcast.log.rules import Pending
-from roomcast.wire.channels import is_valid_name
+from roomcast.wire.names import is_valid_name
 from roomcast.wire.publication import Json, Publication
 from roomcast.wire.shapes import DEPTH_MAX, is_deeper
 

@@ -1,4 +1,4 @@
-"""Channel names, namespaces and the options of channels."""
+"""Namespaces, and the options of channels."""
 
 from __future__ import annotations
 
@@ -8,29 +8,20 @@ from typing import Final
 
 from roomcast.patterns import pattern
 from roomcast.wire.codes import Error
+from roomcast.wire.names import NAMESPACE_SEPARATOR, is_valid_name, listed_users
 
 __all__ = [
     "BATCH_PUBLICATIONS_MAX",
     "BINARY",
-    "CHANNEL_BYTES_MAX",
     "JSON",
     "JSON_OBJECT",
-    "NAMESPACE_SEPARATOR",
-    "PRESENCE_SHARDS_MAX",
     "RECOVERY_MODES",
-    "RESERVED_PREFIX",
-    "USERS_SEPARATOR",
     "Batching",
     "ChannelOptions",
     "ChannelOverride",
     "ChannelRules",
-    "is_valid_name",
-    "listed_users",
-    "personal_channel",
 ]
 
-CHANNEL_BYTES_MAX: Final = 255
-NAMESPACE_SEPARATOR: Final = ":"
 # What publications hold, as Centrifugo names it in `publication_data_format`. "" is JSON as well.
 JSON: Final = "json"
 JSON_OBJECT: Final = "json_object"
@@ -40,14 +31,6 @@ BINARY: Final = "binary"
 RECOVERY_MODES: Final = ("stream", "cache")
 # Publications of one batch, whatever the configuration says.
 BATCH_PUBLICATIONS_MAX: Final = 1000
-# Presence shards of one channel: each is a query whenever its members are read.
-PRESENCE_SHARDS_MAX: Final = 16
-# In user-limited channels, the list of users follows the last separator: `dialogue#ann,bob`.
-USERS_SEPARATOR: Final = "#"
-_BETWEEN_USERS: Final = ","
-# Clients cannot name channels with this prefix, because names are printable ASCII. The service's
-# own records use it.
-RESERVED_PREFIX: Final = "\u0001"
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,28 +230,3 @@ class ChannelRules:
     def has_express(self) -> bool:
         """Whether any channel's do."""
         return any(each.express for each in self.all_options())
-
-
-def listed_users(channel: str) -> frozenset[str] | None:
-    """The users that a channel's name lists. None = it has no list.
-
-    `users_of` decides whether the list applies.
-    """
-    _, separator, users = channel.rpartition(USERS_SEPARATOR)
-    return frozenset(users.split(_BETWEEN_USERS)) if separator else None
-
-
-def personal_channel(user: str, namespace: str) -> str | None:
-    """The channel that only `user` may enter. None if there is none: for anonymous users, and for
-    user names that do not fit a channel's name or would let others in.
-    """
-    channel = f"{namespace}{NAMESPACE_SEPARATOR if namespace else ''}{USERS_SEPARATOR}{user}"
-    fits = is_valid_name(channel) and listed_users(channel) == frozenset([user])
-    if not user or not fits or (not namespace and NAMESPACE_SEPARATOR in user):
-        return None
-    return channel
-
-
-def is_valid_name(channel: str) -> bool:
-    """1 to 255 printable ASCII characters (PROTOCOL §5: longer ones are error 107)."""
-    return 0 < len(channel) <= CHANNEL_BYTES_MAX and channel.isascii() and channel.isprintable()

@@ -31,7 +31,7 @@ from roomcast.delivery.canary_rules import (
 )
 from roomcast.delivery.envelope import checked_pubs
 from roomcast.log.item import OFFSET_MAX
-from roomcast.wire.channels import is_valid_name
+from roomcast.wire.names import is_valid_name
 from roomcast.wire.publication import Record
 
 INTERVAL_S: Final = 10.0

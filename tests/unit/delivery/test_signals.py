@@ -27,8 +27,8 @@ from roomcast.delivery.signals import (
     trim,
     trimmed_to,
 )
-from roomcast.wire.channels import is_valid_name
 from roomcast.wire.encoding import stored_of
+from roomcast.wire.names import is_valid_name
 from roomcast.wire.publication import ClientInfo, Json, MalformedPublication, Publication
 
 ANN = ClientInfo("ann", "c1", {"name": "Ann"}, ["x"])

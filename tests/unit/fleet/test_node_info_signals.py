@@ -29,7 +29,7 @@ from roomcast.fleet.node_info_signals import (
     pattern_of,
     survey_signal,
 )
-from roomcast.wire.channels import CHANNEL_BYTES_MAX, is_valid_name
+from roomcast.wire.names import CHANNEL_BYTES_MAX, is_valid_name
 
 NAMES = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=8)
 COUNTS = st.dictionaries(NAMES, st.integers(1, 10_000), max_size=5)

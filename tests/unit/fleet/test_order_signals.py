@@ -30,9 +30,10 @@ from roomcast.fleet.order_signals import (
     order_signal,
 )
 from roomcast.gateway.writer import close_frame
-from roomcast.wire.channels import ChannelOverride, is_valid_name
+from roomcast.wire.channels import ChannelOverride
 from roomcast.wire.codes import CLOSE_CODE_MAX, CLOSE_CODE_MIN, DisconnectCode, is_reason
 from roomcast.wire.encoding import sent_of
+from roomcast.wire.names import is_valid_name
 from roomcast.wire.publication import ClientInfo, Publication, StreamPosition
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)

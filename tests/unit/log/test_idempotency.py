@@ -20,8 +20,8 @@ from roomcast.log.idempotency import (
 )
 from roomcast.log.item import OFFSET_MAX, MalformedItem
 from roomcast.log.rules import MARGIN_MS
-from roomcast.wire.channels import is_valid_name
 from roomcast.wire.keys import KEY_CHARS_MAX, is_valid_key
+from roomcast.wire.names import is_valid_name
 from roomcast.wire.publication import StreamPosition
 from tests.contract.items import log_item
 

@@ -10,17 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roomcast.wire.channels import (
+from roomcast.wire.channels import ChannelOptions, ChannelOverride, ChannelRules
+from roomcast.wire.codes import Error
+from roomcast.wire.names import (
     CHANNEL_BYTES_MAX,
     RESERVED_PREFIX,
-    ChannelOptions,
-    ChannelOverride,
-    ChannelRules,
     is_valid_name,
     listed_users,
     personal_channel,
 )
-from roomcast.wire.codes import Error
 
 PRINTABLE = string.ascii_letters + string.digits + string.punctuation + " "
 PLAIN, CHAT, FEED = ChannelOptions(), ChannelOptions(presence=True), ChannelOptions(join_leave=True)

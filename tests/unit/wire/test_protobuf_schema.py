@@ -145,4 +145,5 @@ def test_what_requests_hold_is_of_few_shapes() -> None:
         FieldShape.MESSAGE,
         FieldShape.LIST,
         FieldShape.MAP,
+        FieldShape.TEXTS,
     }

@@ -27,9 +27,10 @@ from roomcast.log.history import WrongEpoch, read_history
 from roomcast.log.times import Times
 from roomcast.ports import PortError
 from roomcast.presence.ports import TooManyMembers
-from roomcast.wire.channels import CHANNEL_BYTES_MAX, ChannelOptions
+from roomcast.wire.channels import ChannelOptions
 from roomcast.wire.codes import Error
 from roomcast.wire.encoding import Sent
+from roomcast.wire.names import CHANNEL_BYTES_MAX
 from roomcast.wire.publication import TIME_MAX, Json, StreamPosition
 
 __all__ = ["CHANNELS", "HISTORY", "HISTORY_REMOVE", "PRESENCE", "PRESENCE_STATS"]

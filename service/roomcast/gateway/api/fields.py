@@ -13,8 +13,8 @@ from typing import Any, Final, Protocol, TypeVar
 from roomcast.auth.claims import INFO_DEPTH_MAX
 from roomcast.gateway.api.refusals import Refusal, bad_field
 from roomcast.wire import shapes
-from roomcast.wire.channels import CHANNEL_BYTES_MAX, is_valid_name
 from roomcast.wire.keys import KEY_CHARS_MAX, is_valid_key
+from roomcast.wire.names import CHANNEL_BYTES_MAX, is_valid_name
 from roomcast.wire.publication import Json, from_base64
 from roomcast.wire.shapes import Shape, is_deeper
 

@@ -41,10 +41,11 @@ from roomcast.gateway.api.methods import (
 from roomcast.gateway.api.refusals import Refusal, bad_field, wire
 from roomcast.log.appender import Full, TooLarge
 from roomcast.log.channel_log import NotAppended, OutcomeUnknown
-from roomcast.wire.channels import ChannelOptions, is_valid_name
+from roomcast.wire.channels import ChannelOptions
 from roomcast.wire.codes import Error
 from roomcast.wire.commands import text_to_keep
 from roomcast.wire.encoding import Unencodable, stored_of
+from roomcast.wire.names import is_valid_name
 from roomcast.wire.publication import Json, Payload, Publication, Stored, StreamPosition
 from roomcast.wire.versions import VERSION_EPOCH_CHARS_MAX, VERSION_MAX, Version, version_of
 
