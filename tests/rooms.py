@@ -198,7 +198,7 @@ MODULES: Final[Mapping[str, Room]] = {
     # What a certificate says, and whether its key fits.
     "serve.certificates": _room("", "", "cryptography"),
     # The extra `otel`. Only serve.plan imports it, when it is wanted.
-    "observe.otel": _room("", "", "opentelemetry"),
+    "observe.otel": _room("", "", "opentelemetry requests", environment=True),
     # Where the machine's identity stands.
     "serve.aws_ports": _room("", environment=True),
     "reaper.over_aws": _room("", "aws"),

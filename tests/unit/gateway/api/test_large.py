@@ -9,10 +9,11 @@ from collections import Counter
 
 import pytest
 
+from roomcast.concurrency import Turns
 from roomcast.gateway.api import server as server_module
 from roomcast.gateway.api.batch import BATCH_COMMANDS_MAX, Batch
 from roomcast.gateway.api.large import LARGE_BYTES, UNDER_WAY_BYTES, LargeRequests
-from roomcast.gateway.api.methods import ApiCall
+from roomcast.gateway.api.methods import ApiCall, Containers
 from tests.unit.gateway.api.conftest import Caller
 from tests.unit.worlds import settled
 
@@ -95,9 +96,9 @@ async def test_requests_of_the_api_are_decoded_so(
     caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turn, decoded = 0, Counter[int]()
-    real = server_module.Containers.take
+    real = Containers.take
 
-    def counted(self: server_module.Containers, text: bytes) -> None:
+    def counted(self: Containers, text: bytes) -> None:
         decoded[turn] += 1
         real(self, text)
 
@@ -107,7 +108,7 @@ async def test_requests_of_the_api_are_decoded_so(
             turn += 1
             await asyncio.sleep(0)
 
-    monkeypatch.setattr(server_module.Containers, "take", counted)
+    monkeypatch.setattr(Containers, "take", counted)
     counting = asyncio.create_task(count())
     command = {"publish": {"channel": "plain:room", "data": "x" * LARGE_BYTES}}
     answers = await asyncio.gather(
@@ -124,8 +125,8 @@ async def test_replies_take_no_more_memory_than_is_counted(caller: Caller) -> No
         0,
         False,
         4096,
-        server_module.Containers(),
-        server_module.Turns(2),
+        Containers(),
+        Turns(2),
     )
     asked = {"commands": [{"none": 1}] * BATCH_COMMANDS_MAX}
     tracemalloc.start()
