@@ -7,8 +7,9 @@ from benchmarks.walk import Leg, walk
 # What a newcomer can follow from the names (docs/decisions/0050-the-house.md).
 # One of them, delivery/way.py, only measures how long each part took.
 PASSED_MAX = 19
-# Six of them are to that file and from it, and two count what all take in a turn.
-MOVES_MAX = 62
+# Six of them are to that file and from it, and two count what all take in a turn. One is to the
+# names of channels, which the Lambdas share, and their options not.
+MOVES_MAX = 63
 # On a busy machine a callback that has to do with something else may come between two of the way,
 # which counts as a move.
 WALKS_MAX = 8

@@ -16,6 +16,9 @@ def test_of_very_many_ready_sockets_few_are_served_in_a_turn_and_all_in_their_or
     count, turn = 5 * EVENTS_A_TURN, 0
     heard: list[tuple[int, int]] = []
 
+    def hear(number: int) -> None:
+        heard.append((turn, number))
+
     async def serve() -> None:
         nonlocal turn
         loop = asyncio.get_running_loop()

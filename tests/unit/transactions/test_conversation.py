@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, Final, TypeVar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.contention import VirtualClock
@@ -129,6 +129,8 @@ LOADS: Final = st.builds(
 )
 
 
+# Each ends with a collection of all garbage, which takes as long as there is much in the process.
+@settings(max_examples=30)
 @given(load=LOADS, seed=st.integers(0, 2**32))
 def test_a_transaction_is_in_as_a_whole_or_not_at_all(load: Load, seed: int) -> None:
     simulated(_all_or_nothing(load, Random(seed)))
