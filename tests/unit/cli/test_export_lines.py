@@ -42,7 +42,7 @@ def test_a_line_is_read_as_it_was_made(data: Any, tags: dict[str, str] | None) -
 
 
 def test_bytes_stay_bytes() -> None:
-    text = line_of("news", "0.e", {"b64data": "AAE=", "offset": 1})
+    text = line_of("news", "0.e", {"data": None, "b64data": "AAE=", "offset": 1})
     assert read_line(text.encode()).content == {"b64data": "AAE="}
 
 

@@ -33,6 +33,7 @@ from roomcast.transactions.conversation import (
 )
 from roomcast.transactions.message import Message, pending_of
 from roomcast.wire.publication import Publication
+from roomcast.wire.versions import Version
 from tests.simulation import clockwork
 from tests.simulation.mishaps import Mishaps
 from tests.unit.transactions.tables import CHANNELS, ClientError, ReadTimeoutError, Tables, order
@@ -375,6 +376,19 @@ def test_a_log_without_offsets_is_full() -> None:
         world.items["a"][OFFSET_MAX] = replace(last, offset=OFFSET_MAX, last=OFFSET_MAX)
         with pytest.raises(NothingWritten, match="no offsets left"):
             await application.write("two", ["a"])
+
+    alone(case)
+
+
+def test_the_newest_version_of_the_channel_is_carried_on() -> None:
+    """A stale publication would get in behind an item without it."""
+
+    async def case(application: Application) -> None:
+        await application.write("one", ["a"])
+        world, newest = application.tables.world, Version(7, "e")
+        [last] = world.stream
+        world.items["a"][1] = replace(last, newest_version=newest)
+        assert (await application.write("two", ["a"]))["a"].newest_version == newest
 
     alone(case)
 
