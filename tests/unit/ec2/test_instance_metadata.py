@@ -221,7 +221,7 @@ async def test_a_service_that_comes_late_is_found(
     """A machine whose network is just coming up: it fails at once, and would again at once."""
     monkeypatch.setattr(instance_metadata, "CALL_LIMIT_S", 0.1)
     time = asyncio.get_running_loop().time
-    asked_s: list[float] = []
+    began_s, asked_s = time(), list[float]()
 
     async def handler(request: web.Request) -> web.Response:
         asked_s.append(time())
@@ -232,7 +232,8 @@ async def test_a_service_that_comes_late_is_found(
     async with answering(handler) as endpoint, this_machine(endpoint, clock) as found:
         assert found is not None
         assert found.id == ID
-    assert asked_s[1] - asked_s[0] > 0.05
+    # From before the first attempt: on a busy machine it is late itself where it is answered.
+    assert asked_s[1] - began_s >= 0.1
 
 
 async def test_a_service_that_vanishes_is_an_unknown_outcome(

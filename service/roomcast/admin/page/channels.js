@@ -23,6 +23,8 @@ export class ChannelsView {
   #turn = 0; // an answer for another channel must not show
   #asHex = false;
   #following = "";
+  // Whether the server has said so: what is published before is not heard.
+  #isFollowed = false;
   #live = []; // the newest first
   #liveCount = 0;
   #drawTimer = 0;
@@ -264,6 +266,7 @@ export class ChannelsView {
       return;
     }
     const channel = this.#following = this.#channel;
+    this.#isFollowed = false;
     this.#live = [];
     this.#liveCount = 0;
     this.#parts.follow.setAttribute("aria-pressed", "true");
@@ -271,6 +274,9 @@ export class ChannelsView {
     this.#drawLive();
     try {
       await this.#page.follow(channel);
+      if (channel !== this.#following) return;
+      this.#isFollowed = true;
+      this.#drawLive();
     } catch (failure) {
       this.#unfollow();
       this.#parts.error.replaceChildren(notice("bad", `This channel cannot be followed: ${failure.message}`));
@@ -314,7 +320,7 @@ export class ChannelsView {
     }));
     setText(liveNote, this.#liveCount
       ? `${many(this.#liveCount, "publication")} since this page began to follow${this.#liveCount > LIVE_MAX ? `; the newest ${LIVE_MAX}` : ""}. Last at ${clock(this.#live[0].at)}.`
-      : "Following. What is published from now on appears here.");
+      : this.#isFollowed ? "Following. What is published from now on appears here." : "Beginning to follow…");
   }
 
   async #publish() {
