@@ -37,9 +37,9 @@ def laid_out(directory: Path, page: str, test: str, *names: str) -> None:
         (directory / name).write_text(text)
     (directory / "node_modules").symlink_to(JS_DIRECTORY / "node_modules")
     config = directory / "roomcast.toml"
-    text = replaced(config.read_text(), ORIGIN)
     # `roomcast` is started elsewhere by the tests.
-    config.write_text(replaced(text, ("[hooks]", f'[hooks]\ndirectory = "{directory}"')))
+    text = replaced(config.read_text(), ORIGIN)
+    config.write_text(text.replace("[hooks]", f'[hooks]\ndirectory = "{directory}"'))
 
 
 @contextmanager
