@@ -43,13 +43,15 @@ def laid_out(directory: Path, page: str, test: str, *names: str) -> None:
 
 
 @contextmanager
-def script(path: Path) -> Iterator[str]:
-    """The address of the site that `path` serves at port 9000: at a free one, here."""
+def script(path: Path, **variables: str) -> Iterator[str]:
+    """The address of the site that `path` serves at port 9000: at a free one, here.
+    `variables`: of its environment.
+    """
     path.write_text(replaced(path.read_text(), ("port=9000", "port=0")))
     server = subprocess.Popen(
         [sys.executable, path.name],
         cwd=path.parent,
-        env=environment() | {"PYTHONUNBUFFERED": "1"},
+        env=environment() | variables | {"PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
