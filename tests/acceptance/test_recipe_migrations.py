@@ -1,0 +1,184 @@
+"""The pages docs/recipes/from-….md: what they have under "After", as it stands there, from an
+empty folder and before one `roomcast dev` whose configuration is made of theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.acceptance.conftest import running
+from tests.acceptance.link import Link
+from tests.acceptance.roomcast import Dev
+from tests.acceptance.snippets import marked
+from tests.requirements import JS_DIRECTORY
+
+TEST: Final = "test_recipe_migrations.py"
+# By page: the files that it shows under "After", with their languages.
+FILES: Final[Mapping[str, Mapping[str, str]]] = {
+    "socket-io": {"server.mjs": "js", "client.mjs": "js", "announce.mjs": "js"},
+}
+# As the pages have them: the addresses of `roomcast dev`.
+URLS: Final = ("127.0.0.1:8000", "127.0.0.1:8001")
+LINE_S: Final = 20.0
+END_S: Final = 30.0
+
+
+def page_of(name: str) -> str:
+    return f"docs/recipes/from-{name}.md"
+
+
+def merged(configurations: Sequence[str]) -> str:
+    """One configuration of several: a table that two of them have alike is there once."""
+    tables: list[str] = []
+    for text in configurations:
+        for table in re.split(r"^(?=\[)", text, flags=re.MULTILINE):
+            stripped = table.strip()
+            if stripped and (stripped not in tables or stripped.startswith("[[")):
+                tables.append(stripped)
+    return "\n\n".join(tables) + "\n"
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """What runs for all pages: `folders` have their files, with the addresses of here."""
+
+    dev: Dev
+    folders: Mapping[str, Path]
+
+    def script(self, page: str, name: str, *, at: str | None = None) -> str:
+        """The path of a file, for a program that connects to `at` in place of the first node."""
+        path = self.folders[page] / name
+        if at is None:
+            return str(path)
+        first = self.dev.urls[0].removeprefix("http://")
+        text = path.read_text()
+        assert first in text
+        elsewhere = path.with_name(f"elsewhere-{name}")
+        elsewhere.write_text(text.replace(first, at))
+        return str(elsewhere)
+
+
+@contextmanager
+def listening(*command: str, folder: Path, said: str) -> Iterator[str]:
+    """The address of a server that `command` starts; `said` finds the port in what it prints."""
+    server = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "PORT": "0", "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None, "asked for a pipe"
+        printed = ""
+        while not (found := re.search(said, printed)):
+            line = server.stdout.readline()
+            assert line, f"{command} did not start:\n{printed}"
+            printed += line
+        yield f"127.0.0.1:{found[1]}"
+    finally:
+        server.terminate()
+        server.communicate(timeout=END_S)
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory: pytest.TempPathFactory, node: str) -> Iterator[Recipes]:
+    """Everything that the pages show, running."""
+    folders = {}
+    for page, files in FILES.items():
+        folders[page] = tmp_path_factory.mktemp(page)
+        (folders[page] / "node_modules").symlink_to(JS_DIRECTORY / "node_modules")
+        for name, language in files.items():
+            (folders[page] / name).write_text(marked(page_of(page), f"{TEST} {name}", language))
+    with ExitStack() as stack:
+        here = {
+            "127.0.0.1:9001": stack.enter_context(
+                listening(
+                    node, "server.mjs", folder=folders["socket-io"], said=r"listening on (\d+)"
+                )
+            )
+        }
+        text = merged([marked(page_of(page), f"{TEST} {page}", "toml") for page in FILES])
+        for written, actual in here.items():
+            assert written in text
+            text = text.replace(written, actual)
+        config = tmp_path_factory.mktemp("roomcast") / "roomcast.toml"
+        config.write_text(text)
+        dev = stack.enter_context(running("--config", str(config)))
+        here |= {
+            written: url.removeprefix("http://")
+            for written, url in zip(URLS, dev.urls, strict=True)
+        }
+        for page, files in FILES.items():
+            for name in files:
+                path = folders[page] / name
+                code = path.read_text()
+                for written, actual in here.items():
+                    code = code.replace(written, actual)
+                path.write_text(code)
+        yield Recipes(dev, folders)
+
+
+@asynccontextmanager
+async def started(*command: str, folder: Path) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(*command, cwd=folder, stdout=PIPE)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def prints(process: Process, *lines: str) -> None:
+    """`process` prints exactly `lines` next."""
+    assert process.stdout is not None, "asked for a pipe"
+    for line in lines:
+        async with asyncio.timeout(LINE_S):
+            found = (await process.stdout.readline()).decode().rstrip("\n")
+        assert found == line
+
+
+async def output(*command: str, folder: Path) -> str:
+    """What `command` prints, to its end."""
+    async with started(*command, folder=folder) as process, asyncio.timeout(END_S):
+        printed, _ = await process.communicate()
+    assert process.returncode == 0
+    return printed.decode()
+
+
+async def test_socket_io(recipes: Recipes, node: str) -> None:
+    folder = recipes.folders["socket-io"]
+    expected = marked(page_of("socket-io"), f"{TEST} client.mjs", "text").splitlines()
+
+    async def announce(text: str, key: str) -> str:
+        script = recipes.script("socket-io", "announce.mjs")
+        return await output(node, script, text, key, folder=folder)
+
+    async with Link(recipes.dev.ws_urls[0]) as link:
+        way = link.url.removeprefix("ws://").partition("/")[0]
+        script = recipes.script("socket-io", "client.mjs", at=way)
+        async with started(node, script, folder=folder) as client:
+            await prints(client, *expected[:3])
+            said = await announce("closing at six", "notice-1")
+            await prints(client, expected[3])
+            # Once more: it is there once.
+            assert await announce("closing at six", "notice-1") == said
+            # Said while the client is away, and read when it comes back, at the other node.
+            link.cut()
+            await announce("closed", "notice-2")
+            link.mend(recipes.dev.ws_urls[1])
+            await prints(client, "house closed")
