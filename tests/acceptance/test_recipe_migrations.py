@@ -8,6 +8,7 @@ import asyncio
 import os
 import re
 import subprocess
+import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -19,6 +20,7 @@ import pytest
 
 from tests.acceptance.conftest import running
 from tests.acceptance.link import Link
+from tests.acceptance.peers import PyPeer
 from tests.acceptance.roomcast import Dev
 from tests.acceptance.snippets import marked
 from tests.requirements import JS_DIRECTORY
@@ -27,6 +29,7 @@ TEST: Final = "test_recipe_migrations.py"
 # By page: the files that it shows under "After", with their languages.
 FILES: Final[Mapping[str, Mapping[str, str]]] = {
     "socket-io": {"server.mjs": "js", "client.mjs": "js", "announce.mjs": "js"},
+    "channels": {"talk_site.py": "python", "notify.py": "python", "client.mjs": "js"},
 }
 # As the pages have them: the addresses of `roomcast dev`.
 URLS: Final = ("127.0.0.1:8000", "127.0.0.1:8001")
@@ -103,12 +106,13 @@ def recipes(tmp_path_factory: pytest.TempPathFactory, node: str) -> Iterator[Rec
         (folders[page] / "node_modules").symlink_to(JS_DIRECTORY / "node_modules")
         for name, language in files.items():
             (folders[page] / name).write_text(marked(page_of(page), f"{TEST} {name}", language))
+    django = (sys.executable, "-m", "uvicorn", "talk_site:application", "--port", "0")
     with ExitStack() as stack:
         here = {
-            "127.0.0.1:9001": stack.enter_context(
-                listening(
-                    node, "server.mjs", folder=folders["socket-io"], said=r"listening on (\d+)"
-                )
+            written: stack.enter_context(listening(*command, folder=folders[page], said=said))
+            for written, page, command, said in (
+                ("127.0.0.1:9001", "socket-io", (node, "server.mjs"), r"listening on (\d+)"),
+                ("127.0.0.1:9002", "channels", django, r"running on http://127.0.0.1:(\d+)"),
             )
         }
         text = merged([marked(page_of(page), f"{TEST} {page}", "toml") for page in FILES])
@@ -143,13 +147,17 @@ async def started(*command: str, folder: Path) -> AsyncIterator[Process]:
         await process.communicate()
 
 
+async def line_of(process: Process) -> str:
+    """What `process` prints next."""
+    assert process.stdout is not None, "asked for a pipe"
+    async with asyncio.timeout(LINE_S):
+        return (await process.stdout.readline()).decode().rstrip("\n")
+
+
 async def prints(process: Process, *lines: str) -> None:
     """`process` prints exactly `lines` next."""
-    assert process.stdout is not None, "asked for a pipe"
     for line in lines:
-        async with asyncio.timeout(LINE_S):
-            found = (await process.stdout.readline()).decode().rstrip("\n")
-        assert found == line
+        assert await line_of(process) == line
 
 
 async def output(*command: str, folder: Path) -> str:
@@ -182,3 +190,27 @@ async def test_socket_io(recipes: Recipes, node: str) -> None:
             await announce("closed", "notice-2")
             link.mend(recipes.dev.ws_urls[1])
             await prints(client, "house closed")
+
+
+async def test_channels(recipes: Recipes, node: str) -> None:
+    folder = recipes.folders["channels"]
+    expected = marked(page_of("channels"), f"{TEST} client.mjs", "text").splitlines()
+
+    async def notify(text: str, key: str) -> str:
+        return await output(sys.executable, "notify.py", "talk:garden", text, key, folder=folder)
+
+    async with Link(recipes.dev.ws_urls[0]) as link:
+        way = link.url.removeprefix("ws://").partition("/")[0]
+        script = recipes.script("channels", "client.mjs", at=way)
+        async with started(node, script, folder=folder) as client:
+            assert sorted([await line_of(client), await line_of(client)]) == sorted(expected[:2])
+            assert await notify("closing at six", "notice-1") == "stored as 2\n"
+            assert await line_of(client) == expected[2]
+            link.cut()
+            await notify("closed", "notice-2")
+            link.mend(recipes.dev.ws_urls[1])
+            assert await line_of(client) == "house closed"
+    stranger = PyPeer(recipes.dev.ws_urls[0])
+    await stranger.call("connect")
+    assert (await stranger.event("disconnected"))["code"] == 4501
+    await stranger.close()
