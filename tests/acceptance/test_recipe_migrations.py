@@ -5,7 +5,6 @@ empty folder and before one `roomcast dev` whose configuration is made of theirs
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import pytest
 from tests.acceptance.conftest import running
 from tests.acceptance.link import Link
 from tests.acceptance.peers import PyPeer
-from tests.acceptance.roomcast import Dev
+from tests.acceptance.roomcast import Dev, emulator, environment, roomcast
 from tests.acceptance.snippets import marked
 from tests.requirements import JS_DIRECTORY
 
@@ -30,9 +29,23 @@ TEST: Final = "test_recipe_migrations.py"
 FILES: Final[Mapping[str, Mapping[str, str]]] = {
     "socket-io": {"server.mjs": "js", "client.mjs": "js", "announce.mjs": "js"},
     "channels": {"talk_site.py": "python", "notify.py": "python", "client.mjs": "js"},
+    "api-gateway": {
+        "make_queue.py": "python",
+        "handler.py": "python",
+        "make_token.py": "python",
+        "client.mjs": "js",
+    },
+    "appsync-events": {"scores.py": "python", "client.mjs": "js"},
 }
 # As the pages have them: the addresses of `roomcast dev`.
 URLS: Final = ("127.0.0.1:8000", "127.0.0.1:8001")
+# What the pages export.
+ENVIRONMENT: Final = {
+    **environment(),
+    "AWS_ACCESS_KEY_ID": "any",
+    "AWS_SECRET_ACCESS_KEY": "any",
+    "PYTHONUNBUFFERED": "1",
+}
 LINE_S: Final = 20.0
 END_S: Final = 30.0
 
@@ -59,6 +72,13 @@ class Recipes:
     dev: Dev
     folders: Mapping[str, Path]
 
+    @staticmethod
+    def config(folder: Path, page: str) -> str:
+        """The path of the page's own configuration."""
+        path = folder / "roomcast.toml"
+        path.write_text(marked(page_of(page), f"{TEST} {page}", "toml"))
+        return str(path)
+
     def script(self, page: str, name: str, *, at: str | None = None) -> str:
         """The path of a file, for a program that connects to `at` in place of the first node."""
         path = self.folders[page] / name
@@ -78,7 +98,7 @@ def listening(*command: str, folder: Path, said: str) -> Iterator[str]:
     server = subprocess.Popen(
         command,
         cwd=folder,
-        env={**os.environ, "PORT": "0", "PYTHONUNBUFFERED": "1"},
+        env={**ENVIRONMENT, "PORT": "0"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -95,6 +115,17 @@ def listening(*command: str, folder: Path, said: str) -> Iterator[str]:
     finally:
         server.terminate()
         server.communicate(timeout=END_S)
+
+
+def at_home(folders: Mapping[str, Path], here: Mapping[str, str]) -> None:
+    """The files with the addresses of `here` in place of those that are written."""
+    for page, files in FILES.items():
+        for name in files:
+            path = folders[page] / name
+            code = path.read_text()
+            for written, actual in here.items():
+                code = code.replace(written, actual)
+            path.write_text(code)
 
 
 @pytest.fixture(scope="module")
@@ -115,30 +146,34 @@ def recipes(tmp_path_factory: pytest.TempPathFactory, node: str) -> Iterator[Rec
                 ("127.0.0.1:9002", "channels", django, r"running on http://127.0.0.1:(\d+)"),
             )
         }
+        # The queue is there before its consumers, so that no test waits for their next attempt.
+        here["127.0.0.1:4566"] = stack.enter_context(emulator()).removeprefix("http://")
         text = merged([marked(page_of(page), f"{TEST} {page}", "toml") for page in FILES])
         for written, actual in here.items():
             assert written in text
             text = text.replace(written, actual)
         config = tmp_path_factory.mktemp("roomcast") / "roomcast.toml"
         config.write_text(text)
-        dev = stack.enter_context(running("--config", str(config)))
-        here |= {
-            written: url.removeprefix("http://")
-            for written, url in zip(URLS, dev.urls, strict=True)
-        }
-        for page, files in FILES.items():
-            for name in files:
-                path = folders[page] / name
-                code = path.read_text()
-                for written, actual in here.items():
-                    code = code.replace(written, actual)
-                path.write_text(code)
+        at_home(folders, here)
+        subprocess.run(
+            [sys.executable, "make_queue.py"],
+            cwd=folders["api-gateway"],
+            env=ENVIRONMENT,
+            check=True,
+            timeout=END_S,
+        )
+        aws = f"http://{here['127.0.0.1:4566']}"
+        dev = stack.enter_context(running("--config", str(config), "--aws-endpoint", aws))
+        nodes = [url.removeprefix("http://") for url in dev.urls]
+        at_home(folders, dict(zip(URLS, nodes, strict=True)))
         yield Recipes(dev, folders)
 
 
 @asynccontextmanager
 async def started(*command: str, folder: Path) -> AsyncIterator[Process]:
-    process = await asyncio.create_subprocess_exec(*command, cwd=folder, stdout=PIPE)
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=folder, env=ENVIRONMENT, stdout=PIPE
+    )
     try:
         yield process
     finally:
@@ -214,3 +249,50 @@ async def test_channels(recipes: Recipes, node: str) -> None:
     await stranger.call("connect")
     assert (await stranger.event("disconnected"))["code"] == 4501
     await stranger.close()
+
+
+async def test_api_gateway(recipes: Recipes, node: str) -> None:
+    folder = recipes.folders["api-gateway"]
+    expected = marked(page_of("api-gateway"), f"{TEST} client.mjs", "text").splitlines()
+    token = (await output(sys.executable, "make_token.py", "ann", folder=folder)).strip()
+
+    async def invoke(state: str, times: int = 1) -> None:
+        event = {"order": 7, "state": state}
+        code = f"import handler\nfor _ in range({times}): handler.handler({event}, None)"
+        await output(sys.executable, "-c", code, folder=folder)
+
+    async with Link(recipes.dev.ws_urls[0]) as link:
+        way = link.url.removeprefix("ws://").partition("/")[0]
+        script = recipes.script("api-gateway", "client.mjs", at=way)
+        async with started(node, script, token, folder=folder) as client:
+            await prints(client, *expected[:2])
+            await invoke("paid", times=2)
+            await prints(client, expected[2])
+            link.cut()
+            await invoke("sent")
+            link.mend(recipes.dev.ws_urls[1])
+            # The second "paid" would stand before it.
+            await prints(client, '{"order":7,"state":"sent"}')
+
+
+async def test_appsync_events(recipes: Recipes, node: str) -> None:
+    folder = recipes.folders["appsync-events"]
+    expected = marked(page_of("appsync-events"), f"{TEST} client.mjs", "text").splitlines()
+    config = recipes.config(folder, "appsync-events")
+    token = roomcast("token", "--config", config, "--user", "ann").stdout.strip()
+
+    async def score(*events: str) -> str:
+        return await output(sys.executable, "scores.py", "scores:42", *events, folder=folder)
+
+    assert await score('{"home": 1}', '{"home": 1, "away": 1}') == "1 2\n"
+    async with Link(recipes.dev.ws_urls[0]) as link:
+        way = link.url.removeprefix("ws://").partition("/")[0]
+        script = recipes.script("appsync-events", "client.mjs", at=way)
+        async with started(node, script, token, folder=folder) as client:
+            await prints(client, *expected[:3])
+            await score('{"home": 2, "away": 1}')
+            await prints(client, expected[3])
+            link.cut()
+            await score('{"home": 2, "away": 2}')
+            link.mend(recipes.dev.ws_urls[1])
+            await prints(client, '4 {"home":2,"away":2}')
