@@ -5,22 +5,25 @@ empty folder and before one `roomcast dev` whose configuration is made of theirs
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import subprocess
 import sys
+import tomllib
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
+from roomcast.config import ConfigError, load
 from tests.acceptance.conftest import running
 from tests.acceptance.link import Link
 from tests.acceptance.peers import PyPeer
-from tests.acceptance.roomcast import Dev, emulator, environment, roomcast
+from tests.acceptance.roomcast import Aws, Dev, emulator, environment, roomcast
 from tests.acceptance.snippets import marked
 from tests.requirements import JS_DIRECTORY
 
@@ -36,6 +39,7 @@ FILES: Final[Mapping[str, Mapping[str, str]]] = {
         "client.mjs": "js",
     },
     "appsync-events": {"scores.py": "python", "client.mjs": "js"},
+    "centrifugo": {"backend.py": "python", "client.mjs": "js"},
 }
 # As the pages have them: the addresses of `roomcast dev`.
 URLS: Final = ("127.0.0.1:8000", "127.0.0.1:8001")
@@ -70,6 +74,7 @@ class Recipes:
     """What runs for all pages: `folders` have their files, with the addresses of here."""
 
     dev: Dev
+    aws: Aws
     folders: Mapping[str, Path]
 
     @staticmethod
@@ -146,6 +151,8 @@ def recipes(tmp_path_factory: pytest.TempPathFactory, node: str) -> Iterator[Rec
                 ("127.0.0.1:9002", "channels", django, r"running on http://127.0.0.1:(\d+)"),
             )
         }
+        # What Centrifugo's back end does, Django does: it asks in the same format.
+        here["127.0.0.1:9003/subscribe"] = f"{here['127.0.0.1:9002']}/roomcast/enter"
         # The queue is there before its consumers, so that no test waits for their next attempt.
         here["127.0.0.1:4566"] = stack.enter_context(emulator()).removeprefix("http://")
         text = merged([marked(page_of(page), f"{TEST} {page}", "toml") for page in FILES])
@@ -163,10 +170,13 @@ def recipes(tmp_path_factory: pytest.TempPathFactory, node: str) -> Iterator[Rec
             timeout=END_S,
         )
         aws = f"http://{here['127.0.0.1:4566']}"
+        looked_at = Aws(aws)
+        stack.callback(looked_at.close)
+        looked_at.sqs.create_queue(QueueName="news")
         dev = stack.enter_context(running("--config", str(config), "--aws-endpoint", aws))
         nodes = [url.removeprefix("http://") for url in dev.urls]
         at_home(folders, dict(zip(URLS, nodes, strict=True)))
-        yield Recipes(dev, folders)
+        yield Recipes(dev, looked_at, folders)
 
 
 @asynccontextmanager
@@ -296,3 +306,63 @@ async def test_appsync_events(recipes: Recipes, node: str) -> None:
             await score('{"home": 2, "away": 2}')
             link.mend(recipes.dev.ws_urls[1])
             await prints(client, '4 {"home":2,"away":2}')
+
+
+def leaves(found: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, value) of all options; tables of a list are told apart by their names."""
+    if isinstance(found, dict):
+        for key, value in found.items():
+            yield from leaves(value, f"{place}.{key}" if place else key)
+    elif isinstance(found, list) and found and isinstance(found[0], dict):
+        for table in found:
+            yield from leaves(table, f"{place}[{table['name']}]")
+    else:
+        yield place, found
+
+
+def test_the_options_of_centrifugo(tmp_path: Path) -> None:
+    page = page_of("centrifugo")
+    theirs = dict(leaves(json.loads(marked(page, f"{TEST} centrifugo.json", "json"))))
+    text = marked(page, f"{TEST} centrifugo", "toml")
+    ours = dict(leaves(tomllib.loads(text)))
+    left = [path for path in theirs if path not in ours or ours[path] != theirs[path]]
+    assert left == marked(page, f"{TEST} centrifugo", "text").splitlines()
+
+    path = tmp_path / "roomcast.toml"
+    path.write_text(text)
+    checked = roomcast("checkconfig", "--config", str(path))
+    assert (checked.returncode, checked.stderr) == (0, "")
+    path.write_text(text + marked(page, f"{TEST} leftover", "toml"))
+    refused = roomcast("checkconfig", "--config", str(path))
+    assert refused.returncode == 2
+    assert "engine" in refused.stderr
+    # None of those that the page names is passed over.
+    for name in left:
+        table, _, key = name.rpartition(".")
+        path.write_text(f"[{table}]\n{key} = {json.dumps(theirs[name])}\n")
+        with pytest.raises(ConfigError):
+            load(path, {})
+
+
+async def test_centrifugo(recipes: Recipes, node: str) -> None:
+    folder = recipes.folders["centrifugo"]
+    expected = marked(page_of("centrifugo"), f"{TEST} client.mjs", "text").splitlines()
+    config = recipes.config(folder, "centrifugo")
+    token = roomcast("token", "--config", config, "--user", "ann").stdout.strip()
+
+    async with started(node, "client.mjs", token, folder=folder) as client:
+        await prints(client, expected[0])
+        await output(sys.executable, "backend.py", folder=folder)
+        await prints(client, expected[1])
+    # Its proxy is asked, and its queue is read.
+    ann = PyPeer(recipes.dev.ws_urls[1], token)
+    await ann.connect()
+    await ann.call("subscribe", channel="team:board")
+    assert (await ann.event("unsubscribed", channel="team:board"))["code"] == 403
+    await ann.subscribe("chat:lobby")
+    recipes.aws.sqs.send_message(
+        QueueUrl=recipes.aws.sqs.get_queue_url(QueueName="news")["QueueUrl"],
+        MessageBody='{"method": "publish", "payload": {"channel": "chat:lobby", "data": "news"}}',
+    )
+    await ann.event("publication", channel="chat:lobby", data="news")
+    await ann.close()
