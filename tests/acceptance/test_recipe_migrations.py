@@ -50,7 +50,8 @@ ENVIRONMENT: Final = {
     "AWS_SECRET_ACCESS_KEY": "any",
     "PYTHONUNBUFFERED": "1",
 }
-LINE_S: Final = 20.0
+# Longer than the pause of a consumer whose queue was not there yet.
+LINE_S: Final = 40.0
 END_S: Final = 30.0
 
 
@@ -153,7 +154,6 @@ def recipes(tmp_path_factory: pytest.TempPathFactory, node: str) -> Iterator[Rec
         }
         # What Centrifugo's back end does, Django does: it asks in the same format.
         here["127.0.0.1:9003/subscribe"] = f"{here['127.0.0.1:9002']}/roomcast/enter"
-        # The queue is there before its consumers, so that no test waits for their next attempt.
         here["127.0.0.1:4566"] = stack.enter_context(emulator()).removeprefix("http://")
         text = merged([marked(page_of(page), f"{TEST} {page}", "toml") for page in FILES])
         for written, actual in here.items():
@@ -162,6 +162,11 @@ def recipes(tmp_path_factory: pytest.TempPathFactory, node: str) -> Iterator[Rec
         config = tmp_path_factory.mktemp("roomcast") / "roomcast.toml"
         config.write_text(text)
         at_home(folders, here)
+        aws = f"http://{here['127.0.0.1:4566']}"
+        looked_at = Aws(aws)
+        stack.callback(looked_at.close)
+        looked_at.sqs.create_queue(QueueName="news")
+        dev = stack.enter_context(running("--config", str(config), "--aws-endpoint", aws))
         subprocess.run(
             [sys.executable, "make_queue.py"],
             cwd=folders["api-gateway"],
@@ -169,11 +174,6 @@ def recipes(tmp_path_factory: pytest.TempPathFactory, node: str) -> Iterator[Rec
             check=True,
             timeout=END_S,
         )
-        aws = f"http://{here['127.0.0.1:4566']}"
-        looked_at = Aws(aws)
-        stack.callback(looked_at.close)
-        looked_at.sqs.create_queue(QueueName="news")
-        dev = stack.enter_context(running("--config", str(config), "--aws-endpoint", aws))
         nodes = [url.removeprefix("http://") for url in dev.urls]
         at_home(folders, dict(zip(URLS, nodes, strict=True)))
         yield Recipes(dev, looked_at, folders)
