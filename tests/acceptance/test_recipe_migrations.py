@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 import pytest
 
 from roomcast.config import ConfigError, load
 from tests.acceptance.conftest import running
 from tests.acceptance.link import Link
-from tests.acceptance.peers import PyPeer
+from tests.acceptance.peers import PyPeer, Refused
 from tests.acceptance.roomcast import Aws, Dev, emulator, environment, roomcast
 from tests.acceptance.snippets import marked
 from tests.requirements import JS_DIRECTORY
@@ -76,6 +77,7 @@ class Recipes:
 
     dev: Dev
     aws: Aws
+    django: str
     folders: Mapping[str, Path]
 
     @staticmethod
@@ -176,7 +178,7 @@ def recipes(tmp_path_factory: pytest.TempPathFactory, node: str) -> Iterator[Rec
         )
         nodes = [url.removeprefix("http://") for url in dev.urls]
         at_home(folders, dict(zip(URLS, nodes, strict=True)))
-        yield Recipes(dev, looked_at, folders)
+        yield Recipes(dev, looked_at, here["127.0.0.1:9002"], folders)
 
 
 @asynccontextmanager
@@ -255,6 +257,20 @@ async def test_channels(recipes: Recipes, node: str) -> None:
             await notify("closed", "notice-2")
             link.mend(recipes.dev.ws_urls[1])
             assert await line_of(client) == "house closed"
+    # Who is signed in is held to what the views allow; who is not, comes nowhere.
+    async with aiohttp.ClientSession() as browser:
+        async with browser.get(f"http://{recipes.django}/sign-in/bob") as response:
+            cookie = f"sessionid={response.cookies['sessionid'].value}"
+        async with browser.post(f"http://{recipes.django}/roomcast/say", json={}) as response:
+            assert response.status == 403
+    bob = PyPeer(recipes.dev.ws_urls[0], headers={"Cookie": cookie})
+    await bob.connect()
+    await bob.subscribe("talk:garden")
+    for channel, data, code in (("garden", {"no": 1}, 422), ("board", {"text": "hi"}, 403)):
+        with pytest.raises(Refused) as refused:
+            await bob.publish(f"talk:{channel}", data)
+        assert refused.value.code == code
+    await bob.close()
     stranger = PyPeer(recipes.dev.ws_urls[0])
     await stranger.call("connect")
     assert (await stranger.event("disconnected"))["code"] == 4501
