@@ -148,7 +148,7 @@ def test_the_architecture_names_functions() -> None:
 def test_options_that_are_named_exist(page: Path) -> None:
     sections = "|".join(sorted({re.escape(option.section) for option in OPTIONS}))
     # Not a module, such as `node.py`.
-    named = set(re.findall(rf"`((?:{sections})\.(?!py`)[a-z_]+)`", prose(page)))
+    named = set(re.findall(rf"`((?:{sections})\.(?!(?:py|m?js)`)[a-z_]+)`", prose(page)))
     known = {option.key for option in OPTIONS} | {option.section for option in OPTIONS}
     assert named - known == set()
 
