@@ -37,18 +37,21 @@ def laid_out(directory: Path, page: str, test: str, *names: str) -> None:
         (directory / name).write_text(text)
     (directory / "node_modules").symlink_to(JS_DIRECTORY / "node_modules")
     config = directory / "roomcast.toml"
+    # `roomcast` is started elsewhere by the tests.
     text = replaced(config.read_text(), ORIGIN)
     config.write_text(text.replace("[hooks]", f'[hooks]\ndirectory = "{directory}"'))
 
 
 @contextmanager
-def script(path: Path) -> Iterator[str]:
-    """The address of the site that `path` serves at port 9000: at a free one, here."""
+def script(path: Path, **variables: str) -> Iterator[str]:
+    """The address of the site that `path` serves at port 9000: at a free one, here.
+    `variables`: of its environment.
+    """
     path.write_text(replaced(path.read_text(), ("port=9000", "port=0")))
     server = subprocess.Popen(
         [sys.executable, path.name],
         cwd=path.parent,
-        env=environment() | {"PYTHONUNBUFFERED": "1"},
+        env=environment() | variables | {"PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
