@@ -64,9 +64,7 @@ async def shows(page: Page, *notices: str) -> None:
     await expect(page.locator("#notices li")).to_have_text(notices, timeout=SHOWN_MS)
 
 
-async def test_notices_reach_their_user_alone_and_once(
-    shop: tuple[Dev, str], browser: str
-) -> None:
+async def test_notices_reach_their_user_alone_and_once(shop: tuple[Dev, str], browser: str) -> None:
     dev, url = shop
     aws = Aws(dev.aws_endpoint)
     async with aiohttp.ClientSession() as session, chromium_at(browser) as chromium:
