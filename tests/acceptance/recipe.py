@@ -14,7 +14,7 @@ from tests.acceptance.roomcast import environment
 from tests.acceptance.snippets import marked
 from tests.requirements import JS_DIRECTORY
 
-__all__ = ["ORIGIN", "laid_out", "replaced", "script"]
+__all__ = ["ORIGIN", "folder_served", "laid_out", "replaced", "script"]
 
 # Where the recipes' sites are, and what the tests' pages may come from.
 ORIGIN: Final = ("http://127.0.0.1:9000", "http://127.0.0.1:*")
@@ -65,6 +65,29 @@ def script(path: Path, **variables: str) -> Iterator[str]:
             assert line, f"{path.name} did not start:\n{said}"
             said += line
         yield found[1]
+    finally:
+        server.terminate()
+        server.communicate(timeout=_STOP_S)
+
+
+@contextmanager
+def folder_served(directory: Path) -> Iterator[str]:
+    """The address at which `python -m http.server` shows `directory`, as recipes have it."""
+    server = subprocess.Popen(
+        [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"],
+        cwd=directory,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None, "asked for a pipe"
+        line = server.stdout.readline()
+        found = re.search(r"port (\d+)", line)
+        assert found, line
+        yield f"http://127.0.0.1:{found[1]}"
     finally:
         server.terminate()
         server.communicate(timeout=_STOP_S)
