@@ -25,7 +25,7 @@ from roomcast.client.peer import ANY_CARRIER
 from roomcast.delivery.ports import Framer
 from roomcast.frozen import frozen
 from roomcast.gateway.deflate import INFLATED_A_TURN, Marks, Unreadable, inflated, inflating
-from roomcast.gateway.frame_headers import Masks
+from roomcast.gateway.frame_headers import MASKED, SHORT_HEADER, SHORT_MAX, Masks
 from roomcast.gateway.parsing import PARSED_AT_ONCE, Parsing
 from roomcast.gateway.writer import CLOSE_WAIT_S, Writer, pong_frame
 from roomcast.hooks.events import Carrier
@@ -253,7 +253,11 @@ class ClientFrames(asyncio.Protocol):
         assert self._parser is not None, "frames are taken"
         if self._marks is not None:
             data = self._marks.take(data)
-        masked = self._masks.masked(data)
+        masked = data
+        # Most of what comes is one short frame.
+        size = len(data) - SHORT_HEADER
+        if not (self._masks.is_between and 0 <= size <= SHORT_MAX and data[1] == MASKED | size):
+            masked = self._masks.masked(data)
         self._parser.feed_data(masked)
         if len(masked) < len(data) and self._frames.exception() is None:
             self._frames.set_exception(_unmasked())

@@ -41,7 +41,19 @@ def test_a_frame_without_a_mask_is_the_end(
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536])
-def test_most_frames_come_whole_and_alone(size: int) -> None:
+def test_after_whole_frames_it_is_between_two_of_them(size: int) -> None:
     said = masked(TEXT, b"x" * size)
     masks = Masks()
-    assert [masks.masked(said) for _ in range(3)] == [said] * 3
+    assert masks.is_between
+    for piece, is_between in (
+        (said, True),
+        (said[:-1], False),
+        (said[-1:], True),
+        (said[:1], False),
+    ):
+        assert masks.masked(piece) == piece
+        assert masks.is_between is is_between
+    masks.masked(b"\0")
+    assert not masks.is_between
+    assert masks.masked(said) == b"", "that was a frame without a mask"
+    assert not masks.is_between
