@@ -487,15 +487,26 @@ async def test_who_is_gone_publishes_no_more(logs: Logs, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    "host", [b"xn--" + b"a" * 100, b"xn--\xff", b"[::1", b"[v1.a]", b"a:99999", b"a:b", b"%"]
+    "line",
+    [
+        b"GET http://xn--" + b"a" * 100 + b"/ HTTP/1.1",
+        b"GET http://xn--\xff/ HTTP/1.1",
+        b"GET http://[::1/ HTTP/1.1",
+        b"GET http://[v1.a]/ HTTP/1.1",
+        b"GET http://a:99999/ HTTP/1.1",
+        b"GET http://a:b/ HTTP/1.1",
+        b"GET http://%/ HTTP/1.1",
+        b"CONNECT ",
+        b"CONNECT \r\na:80 HTTP/1.1",
+    ],
 )
-async def test_an_address_that_cannot_be_decoded_holds_no_place(logs: Logs, host: bytes) -> None:
+async def test_an_address_that_cannot_be_decoded_holds_no_place(logs: Logs, line: bytes) -> None:
     """Aiohttp makes the request outside of what it guards:
     who sent it would be neither answered nor ended.
     """
     async with target(times={"request_s": 0.2}) as attacked:
         reader, writer = await asyncio.open_connection("127.0.0.1", attacked.port)
-        writer.write(b"GET http://" + host + b"/ HTTP/1.1\r\nHost: a\r\n\r\n")
+        writer.write(line + b"\r\nHost: a\r\n\r\n")
         async with asyncio.timeout(DEADLINE_S):
             await reader.read()
         writer.close()

@@ -31,7 +31,12 @@ MADE: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("observe.logs", "_LIBRARY_EVENT"): ("library_log",),
 }  # fmt: skip
 # Those of cli.serve are named where they are found out.
-CONCERNS: Final = ("insecure_mode", "nobody_can_connect", "hook_in_the_clear")
+CONCERNS: Final = (
+    "insecure_mode",
+    "nobody_can_connect",
+    "hook_in_the_clear",
+    "any_page_is_its_visitor",
+)
 ROW: Final = re.compile(r"\| `(\w+)` \| (\w+) \| ([\w., ]+?) \| (.+?) \| (.+?) \|")
 
 Told = tuple[str, frozenset[str]]

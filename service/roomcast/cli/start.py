@@ -23,6 +23,9 @@ __all__ = [
 # Of another machine than this one.
 _IN_THE_CLEAR: Final = re.compile(r"http://(?!(localhost|127\.0\.0\.1|\[::1\])([:/]|$))")
 
+# Headers that browsers add by themselves, in small letters.
+_OF_BROWSERS: Final = ("cookie", "authorization")
+
 
 def look_at_hooks(config: Config) -> None:
     """Imports the configured hooks, and makes those over HTTP. Raises ConfigError when one is
@@ -47,7 +50,7 @@ def look_at_certificates(config: Config) -> None:
 
 def concerns(config: Config) -> list[tuple[str, str]]:
     """Allowed options that are hardly ever intended: (event name, explanation)."""
-    return [*_of_access(config), *_of_proxies(config)]
+    return [*_of_access(config), *_of_proxies(config), *_of_pages(config)]
 
 
 def _of_proxies(config: Config) -> list[tuple[str, str]]:
@@ -59,6 +62,24 @@ def _of_proxies(config: Config) -> list[tuple[str, str]]:
         )
         for place, proxy in config.proxies.by_place()
         if proxy.is_on and _IN_THE_CLEAR.match(proxy.endpoint)
+    ]
+
+
+def _of_pages(config: Config) -> list[tuple[str, str]]:
+    """Hooks that are told who a visitor is by what a browser adds to any page's request."""
+    if "*" not in config.client.allowed_origins:
+        return []
+    return [
+        (
+            "any_page_is_its_visitor",
+            (
+                f"client.allowed_origins has *, and {place}.http_headers passes {name} on: a page "
+                "of any site connects in its visitor's name"
+            ),
+        )
+        for place, proxy in config.proxies.by_place()
+        for name in proxy.http_headers
+        if proxy.is_on and name.lower() in _OF_BROWSERS
     ]
 
 

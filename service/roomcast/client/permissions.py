@@ -65,7 +65,7 @@ class Permissions:
             return False
         if (users := options.users_of(channel)) is not None:
             # A user on the list needs nothing else.
-            open_to_client = bool(self.user) and self.user in users
+            open_to_client = self._is_listed(users)
         else:
             open_to_client = options.allow_subscribe_for_client and (
                 bool(self.user) or options.allow_subscribe_for_anonymous
@@ -117,6 +117,11 @@ class Permissions:
         """Whether a subscriber may ask for a position, and for order to be kept."""
         return options.allow_positioning or self.may_read_history(channel, options, subscribed=True)
 
+    def _is_listed(self, users: frozenset[str]) -> bool:
+        # A list may have an empty place (`room#ann,`), which is nobody's: not that of all who have
+        # no user.
+        return bool(self.user) and self.user in users
+
     def _may(
         self,
         channel: str,
@@ -140,7 +145,7 @@ class Permissions:
         if is_somebody and subscriber and subscribed:
             return True
         users = options.users_of(channel)
-        if is_somebody and client and (users is None or self.user in users):
+        if client and (is_somebody if users is None else self._is_listed(users)):
             return True
         allowed = self._by_token.get(channel, _NOTHING)
         return capability in allowed or capability in granted(self._caps, channel)

@@ -39,6 +39,7 @@ from roomcast.config.messages import (
     quoted,
     shown,
     suggestion,
+    untold,
 )
 from roomcast.config.options import (
     BY_KEY,
@@ -146,7 +147,7 @@ def _take_table(table: Mapping[str, Any], path: str, values: _Values, origin: Or
             known = [*BY_KEY, *TABLES, NAMESPACES, CONSUMERS, NAMED]
             raise origin.error(key, f"is not an option{suggestion(key, known)}")
         elif not isinstance(found, dict):
-            raise origin.error(key, f"must be a table, written [{key}]; found {quoted(found)}")
+            raise origin.error(key, f"must be a table, written [{key}]; found {untold(found)}")
         else:
             _take_table(found, key, values, origin)
 
@@ -211,7 +212,7 @@ def _take_proxy(
                 key, f"is not an option{suggestion(path, [*NAMED_OPTIONS, 'name', 'http'])}"
             )
         elif not isinstance(value, dict):
-            raise origin.error(key, f"must be a table; found {quoted(value)}")
+            raise origin.error(key, f"must be a table; found {untold(value)}")
         else:
             _take_proxy(value, place, path, chosen, origin)
 
@@ -265,7 +266,7 @@ def _consumer(table: Mapping[str, Any], place: str, origin: Origin) -> ConsumerC
                 known = [*_CONSUMER_BY_KEY, *CONSUMER_TABLES]
                 raise origin.error(here, f"is not an option{suggestion(key, known)}")
             elif not isinstance(value, dict):
-                raise origin.error(here, f"must be a table; found {quoted(value)}")
+                raise origin.error(here, f"must be a table; found {untold(value)}")
             else:
                 take(value, key, here)
 

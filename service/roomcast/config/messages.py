@@ -17,6 +17,7 @@ __all__ = [
     "quoted",
     "shown",
     "suggestion",
+    "untold",
 ]
 
 # Characters of a wrong value that a message quotes: enough to recognise it on one line.
@@ -68,12 +69,27 @@ def quoted(found: object) -> str:
     if isinstance(found, list) and any(isinstance(entry, dict) for entry in found):
         return "a list of tables"
     # Masked before it is cut, because the cut could remove the "@" that marks a password.
-    text = without_user(found) if isinstance(found, str) else found
+    text = _masked(found)
     try:
         shown = ascii(text) if not str(text).isprintable() else without_passwords(repr(text))
     except ValueError:  # Python writes no number of thousands of digits
         return "a number that is too long to show"
     return shown if len(shown) <= FOUND_CHARS_MAX else shown[:FOUND_CHARS_MAX] + "…"
+
+
+def untold(found: object) -> str:
+    """What was found where a table belongs, for a message. Texts are not quoted: who writes
+    `token = "…"` means a key in that table.
+    """
+    if isinstance(found, str):
+        return "text"
+    return "a list" if isinstance(found, list) else quoted(found)
+
+
+def _masked(found: object) -> object:
+    if isinstance(found, list):
+        return [_masked(entry) for entry in found]
+    return without_user(found) if isinstance(found, str) else found
 
 
 def shown(name: str) -> str:

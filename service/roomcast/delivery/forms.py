@@ -58,8 +58,8 @@ class Form:
     """The form of one subscriber's pushes.
 
     `numbered`: the channel's number stands for the name. `delta`: it takes differences. `filter`:
-    it gets what passes; None = everything. No form has both: a difference is from the publication
-    before, which must have come.
+    it gets what passes; None = everything. A difference is from the publication before, which must
+    have come. So a form with both, which a new token may bring about, gets whole publications.
     """
 
     numbered: bool = False

@@ -47,6 +47,12 @@ def _is_origin(text: str) -> bool:
     return text.isascii() and _ORIGIN.fullmatch(text) is not None
 
 
+def _pattern(allowed: str) -> str:
+    # To fnmatch, "[" and "?" mean something too, and the brackets of an IPv6 address would be any
+    # one of its digits.
+    return allowed.lower().replace("[", "[[]").replace("?", "[?]")
+
+
 def origin_allowed(origin: str | None, host: str, allowed: tuple[str, ...]) -> bool:
     """Whether a browser page of `origin` may connect.
 
@@ -58,7 +64,7 @@ def origin_allowed(origin: str | None, host: str, allowed: tuple[str, ...]) -> b
         return True
     if not _is_origin(origin):
         return False
-    if any(fnmatchcase(origin.lower(), pattern.lower()) for pattern in allowed):
+    if any(fnmatchcase(origin.lower(), _pattern(each)) for each in allowed):
         return True
     if not host or not host.isascii():
         return False

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from roomcast.gateway.frame_headers import HEADER_BYTES_MAX, header_size, payload_size
 from roomcast.gateway.writer import frame_header
 
 __all__ = [
@@ -263,31 +264,15 @@ class Marks:
                 if first & _MARK:
                     yield place
             had = len(self._header)
-            self._header += data[place : place + _HEADER_BYTES_MAX - had]
-            size = _header_size(self._header)
+            self._header += data[place : place + HEADER_BYTES_MAX - had]
+            size = header_size(self._header)
             if size > len(self._header):
                 return
             place += size - had
-            self._skipped = _payload_size(self._header)
+            self._skipped = payload_size(self._header)
             self._header = b""
 
 
 _OPCODE, _MARK = 0x0F, 0x40
 # The opcodes of frames that begin a message.
 _BEGINNING: Final = (0x1, 0x2)
-_HEADER_BYTES_MAX: Final = 14
-
-
-def _header_size(header: bytes) -> int:
-    """Bytes of the whole header (RFC 6455 §5.2); more than `header` has: more must come."""
-    if len(header) < 2:
-        return 2
-    length, is_masked = header[1] & 0x7F, header[1] & 0x80
-    return 2 + {126: 2, 127: 8}.get(length, 0) + (4 if is_masked else 0)
-
-
-def _payload_size(header: bytes) -> int:
-    length = header[1] & 0x7F
-    if length < 126:
-        return length
-    return int.from_bytes(header[2 : 4 if length == 126 else 10], "big")

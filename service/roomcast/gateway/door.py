@@ -112,9 +112,13 @@ _log = structlog.get_logger(__name__)
 def _request(made: Any, message: RawRequestMessage, *about: Any) -> web.BaseRequest:
     """The request that `made` builds from `message`.
 
-    Raises ValueError for a path with so many slashes that the look-up of its route would be
-    expensive, for a host or a length that is longer than any, and for an Expect that is no ASCII.
+    Raises ValueError for no target at all, for a path with so many slashes that the look-up of its
+    route would be expensive, for a host or a length that is longer than any, and for an Expect that
+    is no ASCII.
     """
+    if not message.path:
+        # A CONNECT to nowhere has no address either, which aiohttp does not expect.
+        raise ValueError("a target that is none")
     if len(message.url.raw_authority) > AUTHORITY_CHARS_MAX:
         raise ValueError("a host that no name is")
     if len(message.headers.get("Content-Length", "")) > LENGTH_DIGITS_MAX:

@@ -25,6 +25,7 @@ from roomcast.client.peer import ANY_CARRIER
 from roomcast.delivery.ports import Framer
 from roomcast.frozen import frozen
 from roomcast.gateway.deflate import INFLATED_A_TURN, Marks, Unreadable, inflated, inflating
+from roomcast.gateway.frame_headers import MASKED, SHORT_HEADER, SHORT_MAX, Masks
 from roomcast.gateway.parsing import PARSED_AT_ONCE, Parsing
 from roomcast.gateway.writer import CLOSE_WAIT_S, Writer, pong_frame
 from roomcast.hooks.events import Carrier
@@ -91,6 +92,10 @@ class _Last:
 _LOST: Final = _Last(WSCloseCode.OK)
 
 
+def _unmasked() -> WebSocketError:
+    return WebSocketError(WSCloseCode.PROTOCOL_ERROR, "a frame without a mask")
+
+
 class _Frames(WebSocketDataQueue):
     """The frames that aiohttp's reader has read, in order: each message and its bytes.
 
@@ -154,6 +159,7 @@ class ClientFrames(asyncio.Protocol):
         "_is_over",
         "_is_paused",
         "_marks",
+        "_masks",
         "_node",
         "_parser",
         "_parsing",
@@ -189,6 +195,7 @@ class ClientFrames(asyncio.Protocol):
             compress=False,
             decode_text=not encoding.may_be_packed,
         )
+        self._masks = Masks()
         # Of messages that may be compressed; None = they must not be.
         self._marks = Marks() if encoding.may_be_packed else None
         self._frame_bytes_max = frame_bytes_max
@@ -246,7 +253,14 @@ class ClientFrames(asyncio.Protocol):
         assert self._parser is not None, "frames are taken"
         if self._marks is not None:
             data = self._marks.take(data)
-        self._parser.feed_data(data)
+        masked = data
+        # Most of what comes is one short frame.
+        size = len(data) - SHORT_HEADER
+        if not (self._masks.is_between and 0 <= size <= SHORT_MAX and data[1] == MASKED | size):
+            masked = self._masks.masked(data)
+        self._parser.feed_data(masked)
+        if len(masked) < len(data) and self._frames.exception() is None:
+            self._frames.set_exception(_unmasked())
         if self._task is None:
             self._go_on()
         if self._frames.size > _WAITING_BYTES and self._task is not None and not self._is_paused:

@@ -140,7 +140,8 @@ def _put_data(body: dict[str, Json], data: Payload, *, binary: bool) -> None:
 def decided(answer: bytes, reply_of: Callable[[Result | None], R]) -> R:
     """The reply in `answer`. `reply_of`: one of the functions below.
 
-    Raises Refused and Disconnected, which the back end may choose, and MalformedAnswer.
+    Raises Refused and Disconnected, which the back end may choose, MalformedAnswer, and ValueError
+    for a code or text that clients cannot be sent.
     """
     try:
         found = orjson.loads(answer)
@@ -149,11 +150,14 @@ def decided(answer: bytes, reply_of: Callable[[Result | None], R]) -> R:
     if not isinstance(found, dict):
         raise MalformedAnswer("the answer is not an object")
     try:
-        if disconnect := member_or_null(found, "disconnect", OBJECT, {}, MalformedAnswer):
+        # Also an empty one is a no: only its code is missing.
+        disconnect = member_or_null(found, "disconnect", OBJECT, None, MalformedAnswer)
+        if disconnect is not None:
             raise Disconnected(
                 _code(disconnect), member_or_null(disconnect, "reason", TEXT, "", MalformedAnswer)
             )
-        if error := member_or_null(found, "error", OBJECT, {}, MalformedAnswer):
+        error = member_or_null(found, "error", OBJECT, None, MalformedAnswer)
+        if error is not None:
             raise Refused(
                 _code(error),
                 # An error of ours has a text.

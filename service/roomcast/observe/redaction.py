@@ -14,8 +14,8 @@ __all__ = ["json_printable", "printable", "without_passwords", "without_user"]
 _USER: Final = re.compile(r"(?<=://)[^\s/?#\"'<>\\]+@")
 _MASKED_USER: Final = "***@"
 # The same for a text that should be one address but may be malformed: everything before its last
-# "@".
-_USER_OF_ONE: Final = re.compile(r"(?<=://).*@", re.DOTALL)
+# "@", but for a scheme that is written as it should be.
+_USER_OF_ONE: Final = re.compile(r"\A([a-z][a-z0-9+.-]*://)?.*@", re.DOTALL | re.IGNORECASE)
 
 
 def without_passwords(text: str) -> str:
@@ -26,9 +26,9 @@ def without_passwords(text: str) -> str:
 def without_user(address: str) -> str:
     """`address` with `user:password@` masked, even if it is malformed.
 
-    An unescaped password often makes it malformed.
+    An unescaped password often makes it malformed, and so does a scheme that was left out.
     """
-    return _USER_OF_ONE.sub(_MASKED_USER, address)
+    return _USER_OF_ONE.sub(lambda found: f"{found[1] or ''}{_MASKED_USER}", address)
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import structlog
@@ -198,6 +198,13 @@ def test_serve_with_a_file_of_its_own(app: App, tmp_path: Path) -> None:
     assert not app.config.client.insecure
 
 
+# A hook over HTTP, and pages of any site.
+HOOKED: Final = {
+    "ROOMCAST_CLIENT_PROXY_CONNECT_ENDPOINT": "https://app.example.com/a",
+    "ROOMCAST_CLIENT_ALLOWED_ORIGINS": "*",
+}
+
+
 @pytest.mark.parametrize(
     "environ, events",
     [
@@ -214,6 +221,20 @@ def test_serve_with_a_file_of_its_own(app: App, tmp_path: Path) -> None:
         (
             {"ROOMCAST_CLIENT_PROXY_CONNECT_ENDPOINT": "http://127.0.0.1.example.com/"},
             ["hook_in_the_clear"],
+        ),
+        (
+            {**HOOKED, "ROOMCAST_CLIENT_PROXY_CONNECT_HTTP_HEADERS": "X-A,cookie,Authorization"},
+            ["any_page_is_its_visitor", "any_page_is_its_visitor"],
+        ),
+        ({**HOOKED, "ROOMCAST_CLIENT_PROXY_CONNECT_HTTP_HEADERS": "X-A"}, []),
+        ({**HOOKED, "ROOMCAST_CLIENT_PROXY_CONNECT_EMULATED_HEADERS": "Cookie"}, []),
+        (
+            {
+                **HOOKED,
+                "ROOMCAST_CLIENT_PROXY_CONNECT_HTTP_HEADERS": "Cookie",
+                "ROOMCAST_CLIENT_ALLOWED_ORIGINS": "https://*.example.com",
+            },
+            [],
         ),
     ],
 )

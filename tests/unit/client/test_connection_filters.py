@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -243,6 +244,28 @@ async def test_a_new_token_brings_a_new_filter(
         assert client.socket.unsubscribed("room") == [2501]
         await publish(served, "a", "b")
         assert client.socket.published("room") == ["a", "b", "b"]
+
+
+async def test_who_takes_differences_gets_whole_publications_from_the_filter_on(
+    fleet: Fleet,
+) -> None:
+    rules = ChannelRules(replace(FILTERED, delta_publish=True))
+    async with node(fleet, rules=rules) as served:
+        client, result = await joined(served, token=sub_token(), delta="fossil")
+        assert result["delta"] is True
+        fresh = sub_token(server_tags_filter=A)
+        assert isinstance(await client.ask("sub_refresh", channel="room", token=fresh), dict)
+        long = {"kind": "a", "text": "the same each time " * 20}
+        for number, kind in enumerate("aba"):
+            await served.assembly.node.services.appender.submit(
+                "room",
+                Publication({**long, "number": number}, tags={"kind": kind}, delta=True),
+                FILTERED.history_ttl_s * 1000,
+            )
+        await settled()
+        pushed = [push["pub"] for push in client.socket.pushes]
+        assert [json.loads(each["data"])["number"] for each in pushed] == [0, 2]
+        assert not any("delta" in each for each in pushed)
 
 
 async def test_what_a_new_token_filters_is_what_the_client_asked_for_as_well(fleet: Fleet) -> None:

@@ -724,6 +724,23 @@ def test_who_may_publish_and_read(operation: str, channel: str) -> None:
 
 
 @pytest.mark.parametrize("operation", ASK)
+@pytest.mark.parametrize("channel", ["a#", "a#ann,", "a#,ann", "a#ann,,bob", "#"])
+def test_an_empty_place_in_a_list_is_not_that_of_who_has_no_user(
+    channel: str, operation: str
+) -> None:
+    who: dict[str, Any] = {
+        "allow_user_limited_channels": True,
+        f"allow_{operation}_for_client": True,
+        f"allow_{operation}_for_anonymous": True,
+    }
+    held = policy(ChannelOptions(history_size=1, history_ttl_s=1, presence=True, **who))
+    assert say(connected(held, ""), ASK[operation](channel)) == Fail(5, Error.PERMISSION_DENIED)
+    is_listed = "ann" in channel
+    answer = say(connected(held, "ann"), ASK[operation](channel))
+    assert isinstance(answer, Fail) is not is_listed
+
+
+@pytest.mark.parametrize("operation", ASK)
 def test_a_feed_that_anybody_may_read_is_written_by_nobody_without_a_user(operation: str) -> None:
     """Being subscribed is not being somebody."""
     by_subscription: dict[str, Any] = {

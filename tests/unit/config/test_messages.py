@@ -45,3 +45,41 @@ def test_a_secret_of_the_wrong_type_is_not_told_either(tmp_path: Path) -> None:
 
 def test_a_long_value_is_shortened() -> None:
     assert len(refusal(None, {"ROOMCAST_AWS_REGION": "x" * 10_000})) < 200
+
+
+SECRET = "sesame-of-somebody"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"client.token = '{SECRET}'",
+        f"http_api = '{SECRET}'",
+        f"[server]\ntls = ['{SECRET}']",
+        f"[client.proxy.connect]\nhttp = '{SECRET}'",
+        f"[[proxies]]\nname = 'ab'\nhttp = '{SECRET}'",
+        f"[[consumers]]\naws_sqs = '{SECRET}'",
+    ],
+)
+def test_a_secret_where_its_table_belongs_is_not_told(tmp_path: Path, text: str) -> None:
+    told = refusal(write(tmp_path, text))
+    assert "must be a table" in told
+    assert SECRET not in told
+
+
+@pytest.mark.parametrize(
+    "address, shown",
+    [
+        (f"http://user:{SECRET}@host", "'http://***@host'"),
+        (f"user:{SECRET}@host:4318", "'***@host:4318'"),
+        (f"http:/user:{SECRET}@host", "'***@host'"),
+        (f"https//user:{SECRET}@host", "'***@host'"),
+        (f"user:p://{SECRET}@host", "'***@host'"),
+        (f"HTTP://user:{SECRET}@host", "'HTTP://***@host'"),
+    ],
+)
+def test_the_password_of_an_address_is_not_told_however_it_is_malformed(
+    address: str, shown: str, tmp_path: Path
+) -> None:
+    assert refusal(None, {"ROOMCAST_AWS_ENDPOINT_URL": address}).endswith(f"found {shown}")
+    assert f"found [{shown}]" in refusal(write(tmp_path, f"[aws]\nendpoint_url = ['{address}']"))

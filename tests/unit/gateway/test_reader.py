@@ -337,8 +337,14 @@ async def test_no_frame_of_a_client_that_is_gone_waits_for_the_collector(
         (masked(TEXT, b"\xff"), 1007),
         (masked(TEXT, b"x" * 17_000), 1009),
         (masked(BINARY, b"{}"), 3501),
+        (b"\x81\x02{}", 1002),
+        (b"\x89\x00", 1002),
+        (b"\x88\x02\x03\xe8", 1002),
     ],
-    ids=["opcode", "compressed", "control in parts", "no UTF-8", "too large", "encoding"],
+    ids=[
+        *("opcode", "compressed", "control in parts", "no UTF-8", "too large", "encoding"),
+        *("no mask", "a ping without", "a close without"),
+    ],
 )
 async def test_what_breaks_the_rules_is_closed(served: Served, said: bytes, code: int) -> None:
     reader, writer = await served.visit(CONNECT)

@@ -242,6 +242,11 @@ async def test_delayed_replies_come_in_one_frame(serve: Serve) -> None:
         ("https://b.com", "api.example.net", ("https://a.com", "https://b.com"), True),
         ("https://whoever.com", "api.example.net", ("*",), True),
         ("null", "api.example.net", ("*",), True),
+        ("http://[2001:db8::1]:3000", "api.example.net", ("http://[2001:db8::1]:3000",), True),
+        ("http://[2001:db8::1]:4000", "api.example.net", ("http://[2001:db8::1]:*",), True),
+        ("http://1:3000", "api.example.net", ("http://[2001:db8::1]:3000",), False),
+        ("http://a.com", "api.example.net", ("http://?.com",), False),
+        ("http://b.com", "api.example.net", ("http://[abc].com",), False),
     ],
 )
 def test_origins(origin: str | None, host: str, allowed: tuple[str, ...], welcome: bool) -> None:

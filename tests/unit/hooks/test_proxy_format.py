@@ -305,6 +305,11 @@ def test_a_back_end_says_no(reply_of: Any) -> None:
         answer(error={"code": 403, "message": 1}),
         answer(disconnect={"code": 4500, "reason": []}),
         answer(disconnect={"code": True}),
+        # A no whose code was forgotten.
+        answer(error={}),
+        answer(disconnect={}),
+        answer(error={}, result={"user": "ann"}),
+        answer(error=None, disconnect={}, result={"user": "ann"}),
     ],
 )
 def test_what_is_no_answer_allows_nothing(reply_of: Any, said: bytes) -> None:
