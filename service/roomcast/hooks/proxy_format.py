@@ -149,11 +149,14 @@ def decided(answer: bytes, reply_of: Callable[[Result | None], R]) -> R:
     if not isinstance(found, dict):
         raise MalformedAnswer("the answer is not an object")
     try:
-        if disconnect := member_or_null(found, "disconnect", OBJECT, {}, MalformedAnswer):
+        # An empty one is a no as well, with a code that says nothing.
+        disconnect = member_or_null(found, "disconnect", OBJECT, None, MalformedAnswer)
+        if disconnect is not None:
             raise Disconnected(
                 _code(disconnect), member_or_null(disconnect, "reason", TEXT, "", MalformedAnswer)
             )
-        if error := member_or_null(found, "error", OBJECT, {}, MalformedAnswer):
+        error = member_or_null(found, "error", OBJECT, None, MalformedAnswer)
+        if error is not None:
             raise Refused(
                 _code(error),
                 # An error of ours has a text.

@@ -294,6 +294,17 @@ async def test_a_broadcast_is_answered_for_each_channel(caller: Caller) -> None:
     ]
 
 
+async def test_a_broadcast_goes_to_no_channel_that_does_not_take_it(caller: Caller) -> None:
+    """Channels without history share what is sent, and not what they take."""
+    channels = ["plain:a", "objects:a", "plain:b"]
+    answer = await caller.result("broadcast", channels=channels, data=[1])
+    assert [response.get("error") for response in answer["responses"]] == [
+        None,
+        {"code": 107, "message": "bad request: data must be an object in this channel"},
+        None,
+    ]
+
+
 async def test_a_broadcast_without_history_is_few_signals(serve: Serve) -> None:
     """The other nodes do not get what is published once for each channel."""
     here, there = await serve(), await serve(name="b")
