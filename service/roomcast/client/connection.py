@@ -141,7 +141,7 @@ class Connection:
         )
         self._subscriptions = subscriptions = Subscriptions(services, peer, lifetime)
         self._subscribing = Subscribing(services, peer, lifetime, work, subscriptions)
-        self._tokens = Tokens(services, peer, lifetime, subscriptions)
+        self._tokens = Tokens(services, peer, lifetime, work, subscriptions)
         self._hooks = ClientHooks(services, peer)
 
     # Parts that many connections never need, or once.

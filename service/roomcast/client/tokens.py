@@ -26,6 +26,7 @@ from roomcast.client.lifetime import Lifetime
 from roomcast.client.peer import Peer
 from roomcast.client.services import Services
 from roomcast.client.subscriptions import Subscriptions
+from roomcast.client.work import Work
 from roomcast.wire.codes import Disconnect, Error
 
 __all__ = ["Tokens"]
@@ -36,14 +37,20 @@ _log = structlog.get_logger(__name__)
 class Tokens:
     """Verifies tokens, and returns the effects."""
 
-    __slots__ = ("_lifetime", "_peer", "_services", "_subscriptions")
+    __slots__ = ("_lifetime", "_peer", "_services", "_subscriptions", "_work")
 
     def __init__(
-        self, services: Services, peer: Peer, lifetime: Lifetime, subscriptions: Subscriptions
+        self,
+        services: Services,
+        peer: Peer,
+        lifetime: Lifetime,
+        work: Work,
+        subscriptions: Subscriptions,
     ) -> None:
         self._services = services
         self._peer = peer
         self._lifetime = lifetime
+        self._work = work
         self._subscriptions = subscriptions
 
     async def authenticate(self, effect: Authenticate) -> ConnectionClaims | Fail | Close | None:
@@ -99,6 +106,9 @@ class Tokens:
         except TokenError as error:
             self._log_refused(error)
             return Fail(effect.id, Error.PERMISSION_DENIED)
+        # A command that names its channel has waited before. A subscription that is yet to be made
+        # would not get the filter of this token.
+        await self._work.turn(claims.channel)
         return self._peer.session.sub_refreshed(effect, claims)
 
     def renew(self, effect: Renew) -> None:

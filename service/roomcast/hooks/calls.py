@@ -67,8 +67,8 @@ __all__ = ["CALLS_UNDER_WAY_MAX", "FAILURES_TOLD", "HookCalls", "Hooks", "load_h
 # Calls of hooks that run at once on a node. With more, a service that they wait for, such as a
 # database, is down.
 CALLS_UNDER_WAY_MAX: Final = 1000
-# Failures of one hook in the log, each with its traceback. A client that can make a hook fail can
-# do so again and again.
+# Failures of one hook in the log, each with its traceback, and calls that take too long. A client
+# that can make a hook fail can do so again and again, and a back end that hangs fails all of them.
 FAILURES_TOLD: Final = Rate(per_s=1.0, burst=10.0)
 
 # Otherwise dates and objects would silently become strings. The application must choose their
@@ -194,9 +194,10 @@ class HookCalls:
         self.counters = counters or HookCounters()
         self.timeout_s = timeout_s
         self._failures: dict[str, Seldom] = {}
+        self._late: dict[str, Seldom] = {}
         for name in hooks.names():
             self.counters.expect(name)
-            self._failures[name] = Seldom(FAILURES_TOLD)
+            self._failures[name], self._late[name] = Seldom(FAILURES_TOLD), Seldom(FAILURES_TOLD)
 
     def carrier(
         self, transport: str, protocol: str, fields: Callable[[], Iterable[tuple[str, str]]]
@@ -289,7 +290,7 @@ class HookCalls:
             if isinstance(error, TimedOut) or (isinstance(error, TimeoutError) and limit.expired()):
                 outcome = HookOutcome.TIMED_OUT
                 limit_s = error.limit_s if isinstance(error, TimedOut) else self.timeout_s
-                _log.warning("hook_timed_out", hook=hook, client=event.client, timeout_s=limit_s)
+                self._tell_late(hook, event.client, limit_s)
             else:
                 outcome = HookOutcome.FAILED
                 self._tell_failure(hook, event.client, error)
@@ -300,6 +301,12 @@ class HookCalls:
             if outcome is not HookOutcome.SHED:
                 counters.seconds.setdefault(hook, Histogram()).add(loop.time() - began_s)
         return reply
+
+    def _tell_late(self, hook: str, client: str, limit_s: float) -> None:
+        passed_over = self._late[hook].again(asyncio.get_running_loop().time())
+        if passed_over is not None:
+            told: dict[str, Any] = {"hook": hook, "client": client, "passed_over": passed_over}
+            _log.warning("hook_timed_out", **told, timeout_s=limit_s)
 
     def _tell_failure(self, hook: str, client: str, error: BaseException) -> None:
         passed_over = self._failures[hook].again(asyncio.get_running_loop().time())

@@ -31,6 +31,7 @@ from roomcast.hooks.events import (
     PublishEvent,
     Refused,
     RpcEvent,
+    SubscribeEvent,
 )
 from roomcast.hooks.faults import Busy, NoDecision, TimedOut
 from roomcast.hooks.passed_headers import headers_for
@@ -170,7 +171,7 @@ class _Kind:
 
 class HttpHook:
     """Asks the back end of `proxy`. `statuses`: what is raised for answers with another status
-    than 200.
+    than 200. `rules`: say which channels are binary.
     """
 
     def __init__(
@@ -179,8 +180,10 @@ class HttpHook:
         proxy: ProxyConfig,
         back_ends: BackEnds,
         statuses: Mapping[int, Callable[[], Refused | Disconnected]],
+        rules: ChannelRules,
     ) -> None:
         self._kind = kind
+        self._rules = rules
         self._proxy = proxy
         self._back_ends = back_ends
         self._statuses = statuses
@@ -205,6 +208,8 @@ class HttpHook:
     def _reply_of(self, event: Event) -> Callable[[Result | None], object]:
         if isinstance(event, PublishEvent) and isinstance(event.data, bytes):
             return partial(publish_reply, is_binary=True)
+        if isinstance(event, SubscribeEvent) and self._rules.is_binary(event.channel):
+            return partial(subscribe_reply, is_binary=True)
         return self._kind.reply_of
 
     async def _ask(self, event: Event, span: Span | None) -> object:
@@ -351,26 +356,26 @@ def with_http_hooks(hooks: Hooks, config: Config, back_ends: BackEnds) -> Hooks:
 
     Raises ConfigError for a code or text that clients cannot be sent.
     """
-    proxies = config.proxies
+    proxies, rules = config.proxies, config.channel
     made: dict[str, Any] = {}
     if proxies.connect.is_on:
-        made["connect"] = _WithoutToken(_hook(_CONNECT, proxies.connect, back_ends))
+        made["connect"] = _WithoutToken(_hook(_CONNECT, proxies.connect, back_ends, rules))
     if proxies.refresh.is_on:
-        made["refresh"] = _hook(_REFRESH, proxies.refresh, back_ends)
+        made["refresh"] = _hook(_REFRESH, proxies.refresh, back_ends, rules)
     if proxies.rpc.is_on:
-        made["rpc"] = _EveryMethod(_hook(_RPC, proxies.rpc, back_ends))
+        made["rpc"] = _EveryMethod(_hook(_RPC, proxies.rpc, back_ends, rules))
     for kind in _OF_CHANNELS:
         asked = proxies.of_namespaces(kind.name, config.channel)
         if asked:
             made[kind.name] = _ByNamespace(
-                config.channel,
+                rules,
                 f"{kind.name}_proxy_name",
-                {name: _hook(kind, proxy, back_ends) for name, proxy in asked.items()},
+                {name: _hook(kind, proxy, back_ends, rules) for name, proxy in asked.items()},
             )
     return replace(hooks, **made) if made else hooks
 
 
-def _hook(kind: _Kind, proxy: ProxyConfig, back_ends: BackEnds) -> HttpHook:
+def _hook(kind: _Kind, proxy: ProxyConfig, back_ends: BackEnds, rules: ChannelRules) -> HttpHook:
     """Raises ConfigError."""
     statuses: dict[int, Callable[[], Refused | Disconnected]] = {}
     for each in proxy.http.status_to_code_transforms:
@@ -389,4 +394,4 @@ def _hook(kind: _Kind, proxy: ProxyConfig, back_ends: BackEnds) -> HttpHook:
                 f"{error}"
             ) from None
         statuses.setdefault(each.status_code, said)
-    return HttpHook(kind, proxy, back_ends, statuses)
+    return HttpHook(kind, proxy, back_ends, statuses, rules)

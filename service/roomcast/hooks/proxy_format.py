@@ -210,12 +210,13 @@ def refresh_reply(result: Result | None) -> RefreshReply | None:
     )
 
 
-def subscribe_reply(result: Result | None) -> SubscribeReply:
-    """What says neither no nor more lets the client subscribe."""
+def subscribe_reply(result: Result | None, *, is_binary: bool = False) -> SubscribeReply:
+    """What says neither no nor more lets the client subscribe. `is_binary`: the channel is."""
     result = result or {}
+    given = data_of(result, orjson.loads)
     return SubscribeReply(
         info=payload_of(result, "info", orjson.loads),
-        data=data_of(result, orjson.loads)["data"],
+        data=given["raw"] if is_binary and "raw" in given else given["data"],
         expires_at=_expire_at(result),
         override=override_of(result),
         allow=allow_of(result),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -266,6 +267,53 @@ async def test_who_takes_differences_gets_whole_publications_from_the_filter_on(
         pushed = [push["pub"] for push in client.socket.pushes]
         assert [json.loads(each["data"])["number"] for each in pushed] == [0, 2]
         assert not any("delta" in each for each in pushed)
+
+
+async def test_a_new_filter_waits_for_the_subscription(fleet: Fleet) -> None:
+    """Also of an SDK that leaves the channel to the token."""
+    async with node(fleet) as served:
+        client = await served.client(token=token())
+        held = fleet.traffic.hold("newest")
+        first = sub_token(server_tags_filter=A)
+        await client.say({"subscribe": {"channel": "room", "token": first}})
+        await held.arrived()
+        fresh = sub_token(server_tags_filter=B)
+        refreshing = asyncio.create_task(client.ask("sub_refresh", token=fresh))
+        await settled()
+        held.release()
+        assert isinstance(await refreshing, dict)
+        await publish(served, "a", "b")
+        assert client.socket.published("room") == ["b"]
+
+
+async def test_the_filter_of_a_hook_holds_for_what_is_recovered(fleet: Fleet) -> None:
+    """Of a subscription that the server makes, in one recovery with one of a token."""
+
+    async def connect(_: Any) -> ConnectReply:
+        return ConnectReply(subs={"room": ServerSubscription(server_tags_filter=B)})
+
+    async with node(fleet, Hooks(connect=connect)) as served:
+        asked: dict[str, Any] = {"token": token(subs={"other": {"server_tags_filter": A}})}
+        first = await served.open().connect(**asked)
+        for channel in ("room", "other"):
+            await publish(served, "a", "b", "a", "b", channel=channel)
+        since = {
+            channel: {
+                "recover": True,
+                "epoch": first["subs"][channel].get("epoch", ""),
+                "offset": 1,
+            }
+            for channel in ("room", "other")
+        }
+        again = served.open()
+        answer = await again.connect(**asked, subs=since)
+        assert {
+            channel: [(pub["offset"], pub["data"]) for pub in sub["publications"]]
+            for channel, sub in answer["subs"].items()
+        } == {"room": [(2, "b"), (4, "b")], "other": [(3, "a")]}
+        assert all(sub["recovered"] for sub in answer["subs"].values())
+        await publish(served, "a", "b")
+        assert again.socket.published("room") == ["b"]
 
 
 async def test_what_a_new_token_filters_is_what_the_client_asked_for_as_well(fleet: Fleet) -> None:

@@ -424,6 +424,21 @@ async def test_a_call_that_takes_too_long() -> None:
     assert (line["event"], line["hook"], line["timeout_s"]) == ("hook_timed_out", "subscribe", 0.01)
 
 
+async def test_a_back_end_that_hangs_does_not_flood_the_log() -> None:
+    async def slow(_event: object) -> None:
+        await asyncio.Event().wait()
+
+    asked = calls(timeout_s=0.01, subscribe=slow)
+    number = 10 * int(hook_calls.FAILURES_TOLD.burst)
+    with capture_logs() as logs:
+        await asyncio.gather(
+            *(ask(asked, "subscribe") for _ in range(number)), return_exceptions=True
+        )
+    assert counted(asked) == {("subscribe", "timed_out"): number}
+    assert {line["event"] for line in logs} == {"hook_timed_out"}
+    assert hook_calls.FAILURES_TOLD.burst <= len(logs) < 2 * hook_calls.FAILURES_TOLD.burst
+
+
 async def test_a_call_that_is_given_up() -> None:
     started, cancelled = asyncio.Event(), asyncio.Event()
 

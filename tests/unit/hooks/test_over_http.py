@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,10 @@ RULES = ChannelRules(
     ChannelOptions(
         subscribe_proxy_enabled=True, publish_proxy_enabled=True, sub_refresh_proxy_enabled=True
     ),
-    {"other": ChannelOptions(subscribe_proxy_enabled=True, subscribe_proxy_name="named")},
+    {
+        "other": ChannelOptions(subscribe_proxy_enabled=True, subscribe_proxy_name="named"),
+        "bytes": ChannelOptions(subscribe_proxy_enabled=True, publication_data_format="binary"),
+    },
 )
 
 
@@ -124,7 +128,9 @@ async def calls(
     await ends.open()
     try:
         hooks = with_http_hooks(Hooks(), config, ends)
-        yield HookCalls(hooks, 3.0, passed=PassedHeaders(proxies.all_on()))
+        yield HookCalls(
+            hooks, 3.0, is_binary=RULES.is_binary, passed=PassedHeaders(proxies.all_on())
+        )
     finally:
         await ends.close()
 
@@ -155,6 +161,21 @@ async def test_every_event_is_asked() -> None:
     ]
     assert outcomes(made) == dict.fromkeys(((name, "answered") for name in made.hooks.names()), 1)
     assert {headers["content-type"] for headers in end.headers} == {"application/json"}
+
+
+@pytest.mark.parametrize("data", [b"\xff\x00", b"7", b'{ "a": 1.0 }'])
+async def test_what_goes_with_a_binary_channel_goes_as_it_is(data: bytes) -> None:
+    """Also if it is JSON."""
+    given = {"b64data": base64.b64encode(data).decode()}
+    async with back_end(says(result=given)) as end, calls(end.url) as made:
+        reply = await made.subscribe(replace(SUBSCRIBE, channel="bytes:a"))
+    assert reply is not None
+    assert reply.data == data
+    result = {"user": "ann", "subs": {"bytes:a": given}}
+    async with back_end(says(result=result)) as end, calls(end.url) as made:
+        connected = await made.connect(CONNECT)
+    assert connected is not None
+    assert connected.subs["bytes:a"].data == data
 
 
 async def test_a_token_says_who_it_is() -> None:

@@ -301,6 +301,8 @@ def test_a_back_end_says_no(reply_of: Any) -> None:
         answer(result=[]),
         answer(result="yes"),
         answer(error="no"),
+        answer(error={}, result={"user": "a", "expire_at": 9}),
+        answer(disconnect={}, result={"user": "a", "expire_at": 9}),
         answer(error={"code": "403"}),
         answer(error={"code": 403, "message": 1}),
         answer(disconnect={"code": 4500, "reason": []}),

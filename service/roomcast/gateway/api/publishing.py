@@ -138,9 +138,11 @@ class _Content:
         """Its stored form, which is made once for all channels of a kind. Raises Refusal and
         Unencodable.
         """
-        kind = _Kind(options.is_binary, _may_differ(options, self))
+        # In any case: of channels of one kind, some take objects alone.
+        publication = self.publication(call, options)
+        kind = _Kind(options.is_binary, publication.delta)
         if kind not in self._stored:
-            self._stored[kind] = stored_of(self.publication(call, options))
+            self._stored[kind] = stored_of(publication)
         return kind, self._stored[kind]
 
 

@@ -294,6 +294,17 @@ async def test_a_broadcast_is_answered_for_each_channel(caller: Caller) -> None:
     ]
 
 
+async def test_a_broadcast_goes_to_no_channel_that_does_not_take_it(caller: Caller) -> None:
+    """Channels without history share what is sent, and not what they take."""
+    channels = ["plain:a", "objects:a", "plain:b"]
+    answer = await caller.result("broadcast", channels=channels, data=[1])
+    assert [response.get("error") for response in answer["responses"]] == [
+        None,
+        {"code": 107, "message": "bad request: data must be an object in this channel"},
+        None,
+    ]
+
+
 async def test_a_broadcast_without_history_is_few_signals(serve: Serve) -> None:
     """The other nodes do not get what is published once for each channel."""
     here, there = await serve(), await serve(name="b")
@@ -568,3 +579,20 @@ async def test_objects_alone(caller: Caller) -> None:
             107,
             "bad request: data must be an object in this channel",
         )
+
+
+async def test_a_broadcasts_key_goes_before_its_version_in_each_channel(caller: Caller) -> None:
+    """A retry is answered where the first attempt is, also behind what is newer."""
+    asked: dict[str, Any] = {
+        "channels": ["one", "two"],
+        "data": 1,
+        "idempotency_key": "k",
+        "version": 5,
+    }
+    first = await caller.result("broadcast", **asked)
+    await caller.result("publish", channel="one", data=2, version=9)
+    assert await caller.result("broadcast", **asked) == first
+    stale = await caller.result("broadcast", **asked | {"idempotency_key": "other", "version": 6})
+    assert [each["result"]["offset"] for each in stale["responses"]] == [2, 2]
+    assert [entry["data"] for entry in caller.stored("one")] == [1, 2]
+    assert [entry["data"] for entry in caller.stored("two")] == [1, 1]
