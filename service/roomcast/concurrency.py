@@ -149,23 +149,25 @@ class Portions:
 
 
 class Tally:
-    """Counts what all take together in one turn of the event loop. `turn`: its number."""
+    """Counts what all take together in one turn of the event loop. `turn`: its number; `taken`:
+    what they took in it so far.
+    """
 
-    __slots__ = ("_taken", "turn")
+    __slots__ = ("taken", "turn")
 
     def __init__(self) -> None:
-        self._taken = 0
+        self.taken = 0
         self.turn = 0
 
     def take(self, cost: int) -> int:
         """Somebody takes something, which costs more than nothing. Returns what all took so far."""
-        if not self._taken:
+        if not self.taken:
             asyncio.get_running_loop().call_soon(self._next_turn)
-        self._taken += cost
-        return self._taken
+        self.taken += cost
+        return self.taken
 
     def _next_turn(self) -> None:
-        self._taken = 0
+        self.taken = 0
         self.turn += 1
 
 

@@ -49,7 +49,7 @@ from roomcast.client.session import Session
 from roomcast.client.subscribe import Subscribing, limit_from_now
 from roomcast.client.subscriptions import Subscriptions
 from roomcast.client.tokens import Tokens
-from roomcast.client.work import SUBSCRIBE_SIZE, Pace, Work
+from roomcast.client.work import READ_SIZE, SUBSCRIBE_SIZE, Pace, Work
 from roomcast.fleet.badges import CLIENT_DIGITS, client_id
 from roomcast.fleet.order_signals import RefreshOrder, SubscribeOrder
 from roomcast.hooks.events import Carrier
@@ -129,8 +129,8 @@ class Connection:
         self._read_s = 0.0
         # Whether no further command is taken, because the node is about to end.
         self._is_leaving = False
-        # Bytes taken since it last waited for a turn, counted as for TURN_BYTES; and the last turn
-        # in which it took any.
+        # Bytes taken beyond what its turns had room for, counted as for TURN_BYTES; and the last
+        # turn in which it took any.
         self._taken = 0
         self._turn = -1
 
@@ -285,18 +285,27 @@ class Connection:
         would hold the event loop.
         """
         cost, crowd = max(COMMAND_BYTES_MIN, size), self._services.crowd
+        passed = crowd.turn - self._turn
+        if passed:
+            # Others had their turn meanwhile. Who says one small thing at a time would otherwise
+            # wait in the line now and then, behind all who say much.
+            self._taken = max(0, self._taken - passed * TURN_BYTES)
         self._taken += cost
-        is_little = cost == COMMAND_BYTES_MIN and self._turn != crowd.turn
+        is_little = cost == COMMAND_BYTES_MIN and passed > 0
         self._turn = crowd.turn
-        has_room = crowd.take(cost) <= (FIRSTS_BYTES if is_little else CROWD_BYTES)
+        has_room = crowd.taken + cost <= (FIRSTS_BYTES if is_little else CROWD_BYTES)
         if has_room and self._taken <= TURN_BYTES:
+            crowd.take(cost)
             return True
+        # What has to wait takes nothing from those that say little in this turn.
         self._taken = cost
         return False
 
     async def _take_in_turn(self, encoded: bytes, reader: Reader) -> None:
         """Take a command in a later turn of the event loop, in which few connections go on."""
         await self._services.turns.wait()
+        # What it takes from here on is of this turn.
+        self._turn = self._services.crowd.turn
         if self._takes_nothing:
             return
         if self._pace is not None and not self._pace.take():
@@ -397,9 +406,9 @@ class Connection:
             case Call():
                 return self._work.start(self._hooks.call(effect), size)
             case ReadHistory():
-                return self._work.start(self._reading.history(effect))
+                return self._work.start(self._reading.history(effect), READ_SIZE)
             case ReadPresence():
-                return self._work.start(self._reading.presence(effect))
+                return self._work.start(self._reading.presence(effect), READ_SIZE)
         return None
 
     async def _carry_out_to_end(self, effect: Effect, size: int) -> None:

@@ -34,7 +34,12 @@ from roomcast.client.services import (
     TURNS_AT_ONCE,
 )
 from roomcast.client.session import CONNECT_BYTES_A_CHANNEL, CONNECT_BYTES_MIN
-from roomcast.client.work import COMMANDS_UNDER_WAY_MAX, PLACE_BYTES, SUBSCRIBE_SIZE
+from roomcast.client.work import (
+    COMMANDS_UNDER_WAY_MAX,
+    PLACE_BYTES,
+    READ_SIZE,
+    SUBSCRIBE_SIZE,
+)
 from roomcast.delivery.open_channel import JOIN_READS_AT_ONCE
 from roomcast.log.appender import APPENDS_AT_ONCE
 from roomcast.node.assembly import BURST_S, rate
@@ -396,6 +401,61 @@ async def test_hundreds_that_choose_the_same_moment_let_the_event_loop_go_by() -
     assert quiet.turns == [0], "its own reader counts no turns, so it was the first"
 
 
+async def test_who_says_one_small_thing_at_a_time_never_waits_behind_those_who_say_much() -> None:
+    """Every sixteenth command did: for 0.4 s, behind 300 connections."""
+    _, node = node_of(command_rate_limit=0.0)
+    turns = node.assembly.node.services.turns
+    for _ in range(TURNS_AT_ONCE):
+        # The line does not move.
+        await turns._places.acquire()
+    client, read = await node.client(), Read()
+    for index in range(4 * TURN_BYTES // COMMAND_BYTES_MIN):
+        said = lines({"id": 100 + index, "ping": {}})
+        assert client.connection.take(said, read.reader) is None
+        await asyncio.sleep(0)
+    # Who does not let others have their turn waits all the same.
+    for index in range(TURN_BYTES // COMMAND_BYTES_MIN):
+        rest = client.connection.take(lines({"id": 500 + index, "ping": {}}), read.reader)
+        assert rest is None
+    rest = client.connection.take(lines({"id": 600, "ping": {}}), read.reader)
+    assert rest is not None
+    turns._places.release()
+    await rest
+
+
+async def test_large_frames_that_wait_keep_nobody_waiting_who_says_little() -> None:
+    """They counted in the turn in which they came, and again nobody else had room in it."""
+    _, node = node_of(command_rate_limit=0.0)
+    large = lines({"id": 100, "rpc": {"method": "x", "data": "x" * 8 * TURN_BYTES}})
+    clients = [await node.client() for _ in range(2 * FIRSTS_BYTES // len(large))]
+    quiet, read = await node.client(), Read()
+    await settled()
+    rests = [each.connection.take(large, read.reader) for each in clients]
+    assert None not in rests
+    assert quiet.connection.take(lines({"id": 100, "ping": {}}), read.reader) is None
+    await asyncio.gather(*(rest for rest in rests if rest is not None))
+
+
+async def test_what_was_pushed_is_owed_for_some_turns() -> None:
+    """One publication to many subscribers is more than a turn, and so are the next ones."""
+    unordered = ChannelRules(ChannelOptions())
+    _, node = node_of(command_rate_limit=0.0, publish_rate_limit=0.0, rules=unordered)
+    for each in [await node.client() for _ in range(4 * TURN_BYTES // PUSH_BYTES)]:
+        await each.connection.receive(lines({"id": 2, "subscribe": {"channel": "c"}}))
+    client, turns = await node.client(), node.assembly.node.services.turns
+    await settled()
+    for _ in range(TURNS_AT_ONCE):
+        # The line does not move.
+        await turns._places.acquire()
+    for number in (1, 2):
+        said = lines({"id": 100 + number, "publish": {"channel": "c", "data": 1}})
+        saying = asyncio.create_task(client.connection.receive(said))
+        await settled()
+        assert saying.done() == (number == 1)
+    turns._places.release()
+    await saying
+
+
 async def test_hundreds_of_large_commands_let_the_event_loop_go_by() -> None:
     _, node = node_of(command_rate_limit=0.0, publish_rate_limit=0.0)
     clients, read = [await node.client() for _ in range(50)], Read()
@@ -649,6 +709,30 @@ async def test_one_client_subscribes_to_a_few_channels_at_a_time() -> None:
     held.release()
     for command_id in await saying:
         assert "subscribe" in await client.answer(command_id)
+
+
+@pytest.mark.parametrize(
+    "method, waits_for",
+    [("history", "newest"), ("presence", "members"), ("presence_stats", "members")],
+)
+async def test_few_reads_of_one_client_wait_as_tasks(method: str, waits_for: str) -> None:
+    """Python goes through all tasks that wait when it looks for garbage: with hundreds of each
+    connection, nobody was served for half a second.
+    """
+    rules = ChannelRules(ChannelOptions(history_size=10, history_ttl_s=60, presence=True))
+    fleet = Fleet()
+    node = fleet.node(command_rate_limit=0.0, rules=rules)
+    client = await node.client()
+    held = fleet.traffic.hold(waits_for, "call")
+    said = [{method: {"channel": f"room-{number}"}} for number in range(100)]
+    saying = asyncio.create_task(client.say(*said))
+    await held.arrived(1)
+    await settled()
+    under_way = COMMANDS_UNDER_WAY_MAX * PLACE_BYTES // READ_SIZE
+    assert client.connection._work.tasks == under_way == 16
+    held.release()
+    for command_id in await saying:
+        assert method in await client.answer(command_id)
 
 
 @pytest.mark.parametrize("method", ["subscribe", "presence"])
