@@ -30,7 +30,7 @@ from roomcast.backoff import Backoff
 from roomcast.dev.provision import DUMMY_CREDENTIALS, Provisioned, ProvisionError, provision
 from roomcast.observe.lines import Lines
 
-__all__ = ["DevOptions", "run_dev"]
+__all__ = ["DevOptions", "events_options", "run_dev"]
 
 REGION: Final = "us-east-1"
 TABLE_PREFIX: Final = "roomcast-"
@@ -72,7 +72,8 @@ class DevOptions:
 
     Port 0: any free one. `aws_endpoint`: an emulator that runs already. `config`: the file of every
     instance. `environment`: the children's environment, from which all AWS variables are removed.
-    `events`: a queue of the emulator gets events. `serve`: the command of one instance, before its options.
+    `serve`: the command of one instance, before its options. `events`: a queue of the emulator gets
+    events.
     """
 
     instances: int = 2
@@ -249,7 +250,7 @@ class _Supervisor:
             *("--endpoint", endpoint, "--region", REGION),
             *("--stream-arn", resources.stream_arn, "--topic-arn", resources.topic_arn),
             *("--topic-shards", str(resources.topic_shards)),
-            *(_events_of(resources) if resources.events_queue_url else ()),
+            *(events_options(resources) if resources.events_queue_url else ()),
         ])  # fmt: skip
         self._screen.progress("pump", f"stream Lambda, pid {self._pump.pid}")
         self._screen.progress(
@@ -377,8 +378,8 @@ class _Supervisor:
                 await _end([helper], HELPER_STOP_S, self._kill)
 
 
-def _events_of(resources: Provisioned) -> Sequence[str]:
-    """What the pump needs for events."""
+def events_options(resources: Provisioned) -> Sequence[str]:
+    """The arguments by which the pump makes events as well."""
     return [
         *("--events-queue-url", resources.events_queue_url),
         *("--presence-table", resources.presence_table),

@@ -9,8 +9,9 @@ in whichever order records are handled.
 
 Whoever comes is counted first. Then, for all who came or left: where a consistent read of the state
 and then of all entries finds nobody, the state is removed, on the condition that nobody was counted
-since. Who is counted meanwhile makes the condition fail, and the channel is looked at again. Whoever
-enters the table after the entries were read is counted after the removal, and it is occupied anew.
+since. Who is counted meanwhile makes the condition fail, and the channel is looked at again.
+Whoever enters the table after the entries were read is counted after the removal, and the channel
+is occupied anew.
 """
 
 from __future__ import annotations

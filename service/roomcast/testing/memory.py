@@ -421,7 +421,7 @@ class MemoryPresence:
 
         return await self._world.perform("entries", effect)
 
-    async def clear(self, node: str, channel: str, moved: Collection[str] = ()) -> bool:
+    async def clear(self, node: str, channel: str, moved: Collection[str] = ()) -> bool:  # noqa: ARG002 - nobody is told
         def effect() -> bool:
             entries = self._entries(node, channel)
             for member in entries[:ENTRIES_PAGE]:
