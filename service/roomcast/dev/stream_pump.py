@@ -63,8 +63,8 @@ class StreamPump:
         handler: Handler,
         on_failure: OnFailure,
         options: MappingOptions | None = None,
-        wanted: Callable[[StreamRecord], bool] = is_append,
         clock_s: Callable[[], float] = time.time,
+        wanted: Callable[[StreamRecord], bool] = is_append,
     ) -> None:
         self._streams = streams
         self._stream_arn = stream_arn
