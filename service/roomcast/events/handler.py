@@ -26,7 +26,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from roomcast.events.occupancy import Busy, DynamoStates, States, count, look
+from roomcast.events.occupancy import DynamoStates, States, count, look
 from roomcast.events.records import Planned, Touch, plan
 from roomcast.events.targets import Body, Target, bodies, calls, target_of
 
@@ -109,7 +109,7 @@ def keep(
                 return Outcome(done, tuple(each.sequence for each in touches), "no time left")
             look(states, channel)
             done += 1
-    except (BotoCoreError, ClientError, Busy) as error:
+    except (BotoCoreError, ClientError) as error:
         return Outcome(done, tuple(each.sequence for each in touches), _reason(error))
     return Outcome(done)
 

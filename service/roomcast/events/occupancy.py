@@ -9,9 +9,9 @@ in whichever order records are handled.
 
 Whoever comes is counted first. Then, for all who came or left: where a consistent read of the state
 and then of all entries finds nobody, the state is removed, on the condition that nobody was counted
-since. Who is counted meanwhile makes the condition fail, and the channel is looked at again.
-Whoever enters the table after the entries were read is counted after the removal, and the channel
-is occupied anew.
+since. Who is counted meanwhile makes the condition fail; whoever counted looks as well. Whoever
+enters the table after the entries were read is counted after the removal, and the channel is
+occupied anew.
 """
 
 from __future__ import annotations
@@ -25,19 +25,13 @@ from botocore.exceptions import ClientError
 from roomcast.events.records import OCCUPANCY, Touch
 from roomcast.wire.event_kinds import EVENTS_ATTRIBUTE, Mark
 
-__all__ = ["LOOKS_MAX", "PAGES_MAX", "Busy", "DynamoStates", "State", "States", "count", "look"]
+__all__ = ["PAGES_MAX", "DynamoStates", "State", "States", "count", "look"]
 
-# How often a channel is looked at while others come.
-LOOKS_MAX: Final = 5
 # Pages of a partition, of 1 MB each: most end at the first entry. A channel whose pages were all
 # without one is left for occupied, which the next look may correct.
 PAGES_MAX: Final = 100
 _ENTRIES_A_PAGE: Final = 50
 _STATE: Final = "state"
-
-
-class Busy(Exception):
-    """Others came again and again while it was looked at. To be tried later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +54,8 @@ class States(Protocol):
     def has_entries(self, partition: str) -> bool:
         """Whether any client has an entry there."""
 
-    def remove(self, channel: str, touched: int) -> bool:
-        """Remove the state, unless it was touched since. False: it was, or is gone."""
+    def remove(self, channel: str, touched: int) -> None:
+        """Remove the state, unless it was touched since or is gone."""
 
 
 def count(states: States, touch: Touch) -> None:
@@ -71,14 +65,10 @@ def count(states: States, touch: Touch) -> None:
 
 
 def look(states: States, channel: str) -> None:
-    """Remove the state of `channel` if nobody is in it. Raises Busy."""
-    for _ in range(LOOKS_MAX):
-        state = states.read(channel)
-        if state is None or any(map(states.has_entries, state.partitions)):
-            return
-        if states.remove(channel, state.touched):
-            return
-    raise Busy
+    """Remove the state of `channel` if nobody is in it, and nobody came meanwhile."""
+    state = states.read(channel)
+    if state is not None and not any(map(states.has_entries, state.partitions)):
+        states.remove(channel, state.touched)
 
 
 class DynamoStates:
@@ -142,7 +132,7 @@ class DynamoStates:
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
         return True
 
-    def remove(self, channel: str, touched: int) -> bool:
+    def remove(self, channel: str, touched: int) -> None:
         try:
             self._client.delete_item(
                 TableName=self._table,
@@ -154,8 +144,6 @@ class DynamoStates:
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") != "ConditionalCheckFailedException":
                 raise
-            return False
-        return True
 
 
 def _key(channel: str) -> dict[str, Any]:

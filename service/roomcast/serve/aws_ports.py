@@ -22,7 +22,6 @@ from roomcast.fleet.deployment import queue_tags
 from roomcast.node.assembly import Ports
 from roomcast.ports import Clock
 from roomcast.system import new_id, random_fraction
-from roomcast.wire.event_kinds import is_of_connections
 
 __all__ = ["aws_ports", "consumer_clients", "instance_queue", "region_of", "work_queue"]
 
@@ -66,11 +65,7 @@ def aws_ports(config: Config, clients: AwsClients, clock: Clock, queue: SqsInsta
             clients.tables,
             presence_table(prefix),
             shards=config.channel.presence_shards,
-            events=lambda channel: (
-                config.client.events
-                if is_of_connections(channel)
-                else config.channel.events(channel)
-            ),
+            events=config.events,
         ),
         leases=DynamoLeases(clients.tables, nodes_table(prefix)),
         queue=queue,

@@ -50,7 +50,7 @@ class Client:
         self.taken.append(detail)
         return True
 
-    def put_events(self, *, Entries: list[Any]) -> Any:
+    def put_events(self, *, Entries: list[Any]) -> Any:  # noqa: N803 - as boto3 has it
         assert all(each["Source"] == "roomcast" and each["EventBusName"] == BUS for each in Entries)
         return {
             "Entries": [
@@ -59,7 +59,12 @@ class Client:
             ]
         }
 
-    def send_message_batch(self, *, QueueUrl: str, Entries: list[Any]) -> Any:
+    def send_message_batch(
+        self,
+        *,
+        QueueUrl: str,  # noqa: N803 - as boto3 has it
+        Entries: list[Any],  # noqa: N803 - as boto3 has it
+    ) -> Any:
         assert QueueUrl.startswith(QUEUE)
         answer: dict[str, list[Any]] = {"Successful": [], "Failed": []}
         for each in Entries:
