@@ -19,8 +19,8 @@ import pytest
 
 from roomcast.dev.provision import DUMMY_CREDENTIALS, client
 from roomcast.reaper.rules import REAP_GRACE_MS
+from tests.contract.backends import REGION
 from tests.integration.serving import (
-    REGION,
     SILENT_S,
     Aws,
     Process,

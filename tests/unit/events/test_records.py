@@ -19,22 +19,21 @@ from roomcast.wire.event_kinds import CHANNEL_KINDS, MalformedMark, Mark, connec
 from roomcast.wire.publication import ClientInfo, Publication
 
 INFO = ClientInfo("ann", "c1", {"name": "Ann"}, None)
+KEYS = ("key", "member", "channel", "offset")
 KINDS = ("joined", "left", "occupied")
 
 
 def entry(
-    channel: str = "room", kinds: tuple[str, ...] = KINDS, write: int = 5, **more: Any
+    channel: str = "room", kinds: tuple[str, ...] = KINDS, write: int = 5, *, again: bool = False
 ) -> Any:
-    item = entry_item(channel, Member("n1", INFO, 7, **more), 1, kinds)
+    item = entry_item(channel, Member("n1", INFO, 7, again), 1, kinds)
     return {**item, "write": {"N": str(write)}}
 
 
 def record(before: Any, after: Any, sequence: str = "1") -> Any:
     some = before or after
     change = {
-        "Keys": {
-            name: some[name] for name in ("key", "member", "channel", "offset") if name in some
-        },
+        "Keys": {name: some[name] for name in KEYS if name in some},
         "SequenceNumber": sequence,
         "ApproximateCreationDateTime": 1700000000.0,
         **({"OldImage": before} if before else {}),
