@@ -36,8 +36,11 @@ _STATE: Final = "state"
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """`touched`: how often somebody came. `partitions`: where entries may be."""
+    """`occupation`: its id, of this time. `touched`: how often somebody came. `partitions`: where
+    entries may be.
+    """
 
+    occupation: str
     touched: int
     partitions: tuple[str, ...]
 
@@ -54,8 +57,10 @@ class States(Protocol):
     def has_entries(self, partition: str) -> bool:
         """Whether any client has an entry there."""
 
-    def remove(self, channel: str, touched: int) -> None:
-        """Remove the state, unless it was touched since or is gone."""
+    def remove(self, channel: str, state: State) -> None:
+        """Remove the state, unless it was touched since, or is gone or another one: that is
+        counted from 1 again.
+        """
 
 
 def count(states: States, touch: Touch) -> None:
@@ -68,7 +73,7 @@ def look(states: States, channel: str) -> None:
     """Remove the state of `channel` if nobody is in it, and nobody came meanwhile."""
     state = states.read(channel)
     if state is not None and not any(map(states.has_entries, state.partitions)):
-        states.remove(channel, state.touched)
+        states.remove(channel, state)
 
 
 class DynamoStates:
@@ -109,7 +114,9 @@ class DynamoStates:
         ).get("Item")
         if item is None:
             return None
-        return State(int(item["touched"]["N"]), tuple(item["partitions"]["SS"]))
+        return State(
+            item["occupation"]["S"], int(item["touched"]["N"]), tuple(item["partitions"]["SS"])
+        )
 
     def has_entries(self, partition: str) -> bool:
         start: dict[str, Any] = {}
@@ -132,14 +139,17 @@ class DynamoStates:
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
         return True
 
-    def remove(self, channel: str, touched: int) -> None:
+    def remove(self, channel: str, state: State) -> None:
         try:
             self._client.delete_item(
                 TableName=self._table,
                 Key=_key(channel),
-                ConditionExpression="#touched = :touched",
-                ExpressionAttributeNames={"#touched": "touched"},
-                ExpressionAttributeValues={":touched": {"N": str(touched)}},
+                ConditionExpression="#touched = :touched AND #occupation = :occupation",
+                ExpressionAttributeNames={"#touched": "touched", "#occupation": "occupation"},
+                ExpressionAttributeValues={
+                    ":touched": {"N": str(state.touched)},
+                    ":occupation": {"S": state.occupation},
+                },
             )
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") != "ConditionalCheckFailedException":

@@ -40,7 +40,7 @@ class Table:
     def count(self, touch: Touch) -> None:
         self._meanwhile()
         if self.state is None:
-            self.state = {"touched": 0, "partitions": set()}
+            self.state = {"occupation": str(len(self.told)), "touched": 0, "partitions": set()}
             self.told.append("occupied")
         self.state["touched"] += 1
         self.state["partitions"].add(touch.partition)
@@ -48,18 +48,24 @@ class Table:
     def read(self, channel: str) -> State | None:
         assert channel == CHANNEL
         self._meanwhile()
+        return self._read()
+
+    def _read(self) -> State | None:
         if self.state is None:
             return None
-        return State(self.state["touched"], tuple(self.state["partitions"]))
+        return State(
+            self.state["occupation"], self.state["touched"], tuple(self.state["partitions"])
+        )
 
     def has_entries(self, partition: str) -> bool:
         self._meanwhile()
         return any(where == partition for where, _ in self.entries)
 
-    def remove(self, channel: str, touched: int) -> None:
+    def remove(self, channel: str, state: State) -> None:
         assert channel == CHANNEL
         self._meanwhile()
-        if self.state is not None and self.state["touched"] == touched:
+        now = self._read()
+        if now and (now.occupation, now.touched) == (state.occupation, state.touched):
             self.state = None
             self.told.append("vacated")
 
