@@ -169,7 +169,7 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "dev": _room(
         "`roomcast dev`: embedded AWS, supervisor, demo page",
-        "auth aws backoff config delivery gateway observe stream_lambda wire",
+        "auth aws backoff config delivery events gateway observe stream_lambda wire",
         "aiohttp boto3 botocore moto werkzeug",
         environment=True,
     ),
@@ -179,6 +179,12 @@ ROOMS: Final[Mapping[str, Room]] = {
     ),
     "stream_lambda": _room(
         "④ the Lambda behind the table's stream", "delivery log", "boto3 botocore", environment=True
+    ),
+    "events": _room(
+        "the Lambda that tells back ends what happened, behind two tables' streams",
+        "log wire",
+        "boto3 botocore",
+        environment=True,
     ),
     "ports": _room("what all ports have in common: errors, time, chance"),
     "system": _room("the real clock and real chance", ""),
@@ -223,7 +229,7 @@ PURE: Final = frozenset(
     {
         "wire", "account.readings", "account.rules", "admin.passwords", "admin.sessions", "auth.claims", "auth.summary", "backoff", "bench.advice", "bench.chart", "bench.commands", "bench.histogram", "bench.ledger", "bench.plan", "bench.report", "client.closings", "client.effects", "client.permissions", "client.session", "cost", "config.channel_options", "config.checks", "config.consumer_options", "consumers.messages", "consumers.rules", "config.declaration", "config.issuers", "patterns", "config.messages", "config.options", "config.rendering", "hooks.api", "hooks.events", "log.contention", "log.idempotency", "log.item", "log.rules", "log.times", "delivery.allowance", "delivery.canary_rules", "delivery.envelope", "delivery.forms", "delivery.fossil", "delivery.gap_wait", "log.versions", "config.proxy_checks", "config.proxy_options", "hooks.faults", "hooks.passed_headers", "hooks.proxy_format",
         "delivery.queue_clock", "delivery.recovery", "delivery.resequencer",
-        "delivery.shard_rules", "delivery.shards", "delivery.signals", "delivery.tags_filters", "delivery.tail_checks", "dev.event_source", "ec2.rules", "ecs.rules", "fleet.badges", "fleet.drain_signals", "fleet.end_signals", "fleet.deployment", "fleet.inquiry_signals", "fleet.lease_record",
+        "delivery.shard_rules", "delivery.shards", "delivery.signals", "delivery.tags_filters", "delivery.tail_checks", "dev.event_source", "events.records", "events.targets", "ec2.rules", "ecs.rules", "fleet.badges", "fleet.drain_signals", "fleet.end_signals", "fleet.deployment", "fleet.inquiry_signals", "fleet.lease_record",
         "fleet.order_signals", "fleet.roster", "frozen", "fleet.node_info_signals", "node.isolation_rules", "observe.counters", "observe.emf",
         "observe.redaction", "presence.lists", "rates", "reaper.rules", "serve.supervision", "setup.causes", "setup.readings", "setup.rules", "transactions.conversation", "transactions.message", "transactions.verdict",
     }

@@ -20,6 +20,7 @@ from typing import Any, Final
 from roomcast.aws.clients import connect
 from roomcast.aws.schema import channels_table, nodes_table, presence_table
 from roomcast.dev.provision import DUMMY_CREDENTIALS, Provisioned, client, provision
+from roomcast.dev.supervisor import events_options
 from roomcast.fleet.deployment import Deployment
 from roomcast.reaper.over_aws import reaper_over_aws
 from roomcast.reaper.reaper import Reaper
@@ -147,7 +148,9 @@ class Aws:
 
 
 @contextmanager
-def deployed(directory: Path, prefix: str, topic_shards: int = 1) -> Iterator[Aws]:
+def deployed(
+    directory: Path, prefix: str, topic_shards: int = 1, *, events: bool = False
+) -> Iterator[Aws]:
     """An emulator of its own with tables and topics, and files in `directory`."""
     with emulator() as endpoint:
         made = provision(
@@ -157,6 +160,7 @@ def deployed(directory: Path, prefix: str, topic_shards: int = 1) -> Iterator[Aw
             credentials=DUMMY_CREDENTIALS,
             topic_name=f"{prefix}topic",
             topic_shards=topic_shards,
+            events=events,
         )
         yield Aws(endpoint, made, directory, prefix)
 
@@ -287,6 +291,7 @@ def pump(aws: Aws) -> Iterator[None]:
             *("--endpoint", aws.endpoint, "--region", REGION),
             *("--stream-arn", aws.made.stream_arn, "--topic-arn", aws.made.topic_arn),
             *("--topic-shards", str(aws.made.topic_shards)),
+            *(events_options(aws.made) if aws.made.events_queue_url else ()),
         ],
         cwd=ROOT,
         env=environment(),

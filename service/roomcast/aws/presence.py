@@ -17,6 +17,11 @@ whoever reads that reads them all.
 The last kind tells the clean-up after a dead node where to look. Both it and the number of shards
 are written before the first entry that they cover, and removed after the last.
 
+Where events of a channel are wanted, its entries have `events`: which (wire/event_kinds.py). The
+events Lambda reads the table's stream and gets those. `moved` on an entry: its client has another
+one, and has not left when this one goes. The Lambda has items of its own here, with keys
+"occupancy#<channel>" (events/occupancy.py).
+
 All have `write`, a number that rises from write to write of a node. A call that was given up may
 reach the table after later ones. So a write or removal is refused where the item has a higher
 number. Only the node itself writes its items, and the clean-up removes them without a condition. So
@@ -28,7 +33,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -41,6 +46,7 @@ from roomcast.backoff import Backoff
 from roomcast.concurrency import each
 from roomcast.ports import Throttled
 from roomcast.presence.ports import Member, TooManyMembers
+from roomcast.wire.event_kinds import EVENTS_ATTRIBUTE, MOVED_ATTRIBUTE, Mark
 from roomcast.wire.names import PRESENCE_SHARDS_MAX
 from roomcast.wire.publication import ClientInfo, MalformedPublication
 
@@ -116,12 +122,18 @@ def member_key(node: str, client: str) -> str:
     return f"{node}{_SEPARATOR}{client}"
 
 
-def entry_item(channel: str, member: Member, shards: int = 1) -> dict[str, Any]:
-    """The item of one entry, where the channel has so many presence shards."""
+def entry_item(
+    channel: str, member: Member, shards: int = 1, events: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The item of one entry, where the channel has so many presence shards. `events`: the kinds
+    that are to be told.
+    """
+    mark = Mark(tuple(events), member.since_ms, member.again)
     return {
         "key": {"S": channel_key(channel, shard_of_client(member.info.client, shards))},
         "member": {"S": member_key(member.node, member.info.client)},
         "info": {"S": json.dumps(member.info.wire(), separators=(",", ":"))},
+        **({EVENTS_ATTRIBUTE: {"S": mark.text()}} if events else {}),
     }
 
 
@@ -138,6 +150,10 @@ def _one_shard(_channel: str) -> int:
     return 1
 
 
+def _no_events(_channel: str) -> Sequence[str]:
+    return ()
+
+
 @dataclass(slots=True)
 class _Found:
     """What the queries for one channel's members have brought so far, of all presence shards."""
@@ -151,7 +167,8 @@ class _Found:
 class DynamoPresence:
     """A Presence. `client`: a DynamoDB client that retries.
 
-    `shards` returns the number of presence shards for what this node writes in a channel.
+    `shards` returns the number of presence shards for what this node writes in a channel, `events`
+    the kinds of events that are to be told of it.
     """
 
     def __init__(
@@ -161,11 +178,13 @@ class DynamoPresence:
         sleep: Sleep = asyncio.sleep,
         *,
         shards: Callable[[str], int] = _one_shard,
+        events: Callable[[str], Sequence[str]] = _no_events,
     ) -> None:
         self._client = client
         self._table = table_name
         self._sleep = sleep
         self._shards = shards
+        self._events = events
         self._queries = asyncio.Semaphore(QUERIES_AT_ONCE)
         # The clients added here, by node and channel; and those keys whose "node" row is certainly
         # written.
@@ -179,8 +198,31 @@ class DynamoPresence:
         self._locks = tuple(asyncio.Lock() for _ in range(_LOCKS))
 
     async def add(self, channel: str, member: Member) -> None:
-        item = entry_item(channel, member, self._shards(channel))
+        item = entry_item(channel, member, self._shards(channel), self._events(channel))
         await self._write_entry(channel, member, item)
+
+    async def moved(self, channel: str, member: Member) -> None:
+        if self._events(channel):
+            await self._mark_moved(self._entry_key(channel, member))
+
+    async def _mark_moved(self, key: Mapping[str, Any]) -> None:
+        async with port_errors(CALL_LIMIT_S):
+            try:
+                await self._client.update_item(
+                    TableName=self._table,
+                    Key=key,
+                    UpdateExpression="SET #moved = :moved",
+                    # The removal of what is not there would be undone.
+                    ConditionExpression="attribute_exists(#events)",
+                    ExpressionAttributeNames={
+                        "#moved": MOVED_ATTRIBUTE,
+                        "#events": EVENTS_ATTRIBUTE,
+                    },
+                    ExpressionAttributeValues={":moved": {"BOOL": True}},
+                )
+            except ClientError as error:
+                if not is_condition_failure(error):
+                    raise
 
     async def keep_out(self, channel: str, member: Member) -> None:
         # The item has a number, which refuses a write with a lower one.
@@ -300,8 +342,16 @@ class DynamoPresence:
         pages = await self._left(node, channel, "#member, #info, #shards")
         return [_left_behind(item) for page in pages for item in page.items if "info" in item]
 
-    async def clear(self, node: str, channel: str) -> bool:
-        pages = await self._left(node, channel, "#member, #shards")
+    async def clear(self, node: str, channel: str, moved: Collection[str] = ()) -> bool:
+        attributes = "#member, #shards, #events" if moved else "#member, #shards"
+        pages = await self._left(node, channel, attributes)
+        keys = [
+            _key(page.key, item["member"]["S"])
+            for page in (pages if moved else ())
+            for item in page.items
+            if EVENTS_ATTRIBUTE in item and item["member"]["S"].partition(_SEPARATOR)[2] in moved
+        ]
+        await each(QUERIES_AT_ONCE, keys, self._mark_moved)
         more = any(page.more for page in pages)
         # The first shard is the last: it says how many others there are.
         for page in reversed(pages):
@@ -333,7 +383,13 @@ class DynamoPresence:
 
     async def _page(self, node: str, attributes: str, limit: int, key: str) -> _Page:
         """Entries of a node in one partition, `limit` of them at most."""
-        names = {"#key": "key", "#member": "member", "#info": "info", "#shards": _SHARDS}
+        names = {
+            "#key": "key",
+            "#member": "member",
+            "#info": "info",
+            "#shards": _SHARDS,
+            "#events": EVENTS_ATTRIBUTE,
+        }
         async with port_errors(CALL_LIMIT_S):
             answer = await self._client.query(
                 TableName=self._table,

@@ -67,7 +67,17 @@ def table_schemas(prefix: str) -> tuple[TableSchema, ...]:
             TTL_ATTRIBUTE,
         ),
         TableSchema(_create(nodes_table(prefix), node="S"), TTL_ATTRIBUTE),
-        TableSchema(_create(presence_table(prefix), key="S", member="S"), None),
+        # Events tell of what is gone as well.
+        TableSchema(
+            _create(presence_table(prefix), key="S", member="S")
+            | {
+                "StreamSpecification": {
+                    "StreamEnabled": True,
+                    "StreamViewType": "NEW_AND_OLD_IMAGES",
+                }
+            },
+            None,
+        ),
         TableSchema(_create(idempotency_table(prefix), key="S"), TTL_ATTRIBUTE),
     )
 

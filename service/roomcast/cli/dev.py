@@ -81,6 +81,11 @@ def add(commands: Subparsers) -> None:
         metavar="PORT",
         help="of the embedded AWS (default: 0 = any that is free)",
     )
+    parser.add_argument(
+        "--events",
+        action="store_true",
+        help="run the events Lambda too: a queue of the embedded AWS gets what `events` want",
+    )
     parser.add_argument("--restart", action="store_true", help="start a server again when it dies")
     add_log_level(parser)
 
@@ -115,5 +120,6 @@ def dev(arguments: argparse.Namespace) -> int:
         restart=arguments.restart,
         log_level=arguments.log_level or "",
         topic_shards=config.aws.topic_shards,
+        events=arguments.events,
     )
     return asyncio.run(run_dev(options))

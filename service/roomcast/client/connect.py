@@ -24,6 +24,7 @@ from roomcast.hooks.events import ConnectReply
 from roomcast.log.appender import Full, TooLarge
 from roomcast.observe.counters import Limit
 from roomcast.wire.codes import Disconnect, Error, Failing
+from roomcast.wire.publication import ClientInfo
 
 __all__ = ["Connecting"]
 
@@ -184,6 +185,8 @@ class Connecting:
         )
         self._lifetime.begin_pings(self._services.random())
         comings.connected(self._peer.client, self._peer.session.user)
+        if (entries := self._services.entries) is not None:
+            entries.connected(ClientInfo(self._peer.session.user, self._peer.client))
 
     def _way_back(self) -> Mapping[str, object]:
         """How the client sends more than `connect`. No pong is asked for where it is a request."""

@@ -489,6 +489,8 @@ class Connection:
             return
         self._peer.ended()
         self._services.roster.leave(self)
+        if (entries := self._services.entries) is not None:
+            entries.disconnected(self._peer.client)
         self.session.close(Disconnect.CONNECTION_CLOSED)
         self._lifetime.stop()
         self._work.cancel()

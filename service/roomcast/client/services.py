@@ -24,6 +24,7 @@ from roomcast.log.channel_log import ChannelLog
 from roomcast.observe.counters import ClientCounters
 from roomcast.ports import Clock, NewId
 from roomcast.presence.book import PresenceBook
+from roomcast.presence.connections import ConnectionEntries
 from roomcast.rates import Rate
 from roomcast.wire.codes import Closing
 
@@ -129,6 +130,7 @@ class Services:
     and the server API share, and `replies`: the portions in which their replies are made.
     `failures`: the portions in which commands are refused that the tables did not answer in time.
     `departures`: the portions in which connections that ended leave their channels.
+    `entries`: where connections are entered for events; None = nobody wants them.
     """
 
     version: str
@@ -161,3 +163,4 @@ class Services:
     failures: Portions = field(default_factory=lambda: Portions(FAILURES_A_TURN))
     departures: Departures = field(default_factory=Departures)
     counters: ClientCounters = field(default_factory=ClientCounters)
+    entries: ConnectionEntries | None = None

@@ -217,7 +217,7 @@ class Subscribing:
             done.set_result(None)
             for effect in effects:
                 if not self._subscriptions.has(effect.channel, subscriptions[effect.channel]):
-                    self._subscriptions.abandon(effect, entered=effect.options.presence)
+                    self._subscriptions.abandon(effect, entered=effect.options.has_entries)
         for channel, subscription in subscriptions.items():
             self._subscriptions.announce(channel, subscription)
 
@@ -259,7 +259,7 @@ class Subscribing:
 
     async def _enter_all(self, effects: Sequence[Subscribe]) -> None:
         """Enter presence where the channels have it. Raises PortError after all have ended."""
-        entering = [effect for effect in effects if effect.options.presence]
+        entering = [effect for effect in effects if effect.options.has_entries]
         for failure in await each_to_its_end(PRESENCE_ENTRIES_AT_ONCE, entering, self._enter):
             raise failure
 

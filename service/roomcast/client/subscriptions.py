@@ -67,7 +67,7 @@ class Subscription:
         self.info = effect.info
         self.join_leave = effect.join_leave
         self.has_join_leave = effect.options.join_leave
-        self.has_presence = effect.options.presence
+        self.has_presence = effect.options.has_entries
         self.is_server_side = effect.is_server_side
 
     def lost(self, channel: str) -> None:

@@ -16,6 +16,7 @@ from roomcast.wire.channels import (
     RECOVERY_MODES,
     ChannelOptions,
 )
+from roomcast.wire.event_kinds import CHANNEL_KINDS
 from roomcast.wire.names import PRESENCE_SHARDS_MAX
 
 __all__ = [
@@ -189,6 +190,13 @@ _CHANNEL_RULES: Final[Mapping[str, Rules]] = {
     "batch_flush_latest": Rules(
         "Of the publications that were collected, send only the newest: for feeds whose every "
         "publication has the whole state. Offsets then have gaps. Needs `batch_max_delay`."
+    ),
+    "events": Rules(
+        "What back ends are told of the channels: `joined`, `left`, `subscribed`, `unsubscribed`, "
+        "`occupied`, `vacated`, `published` (needs history). Needs the events Lambda. All but "
+        "`published` cost two writes a member, as `presence` does. See [events.md](events.md).",
+        pattern="|".join(CHANNEL_KINDS),
+        shape="kinds of events: " + ", ".join(f"`{kind}`" for kind in CHANNEL_KINDS),
     ),
     "publication_data_format": Rules(
         "What publications hold: `json` (as if it is empty), `json_object`: an object and nothing "

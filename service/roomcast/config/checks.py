@@ -14,6 +14,7 @@ from roomcast.config.options import ClientConfig, Config, ServerConfig, TokenCon
 from roomcast.config.proxy_checks import proxy_conflicts
 from roomcast.patterns import PatternRefused, pattern
 from roomcast.wire.channels import ChannelOptions
+from roomcast.wire.event_kinds import PUBLISHED
 
 __all__ = ["TOPIC_NAME_CHARS_MAX", "conflicts"]
 
@@ -235,6 +236,9 @@ def _channel_conflicts(options: ChannelOptions, table: str) -> Iterator[tuple[st
         yield f"{table}.allowed_delta_types", "needs history_size and history_ttl"
     if options.express and not options.has_history:
         yield f"{table}.express", "needs history_size and history_ttl"
+    if PUBLISHED in options.events and not options.has_history:
+        # What is not in the log reaches no stream.
+        yield f"{table}.events", f"needs history_size and history_ttl for `{PUBLISHED}`"
     if options.delta_publish and not options.allowed_delta_types:
         yield f"{table}.delta_publish", "needs allowed_delta_types"
     for name in ("batch_max_size", "batch_flush_latest"):

@@ -13,6 +13,7 @@ from roomcast.config.consumer_options import ConsumerConfig
 from roomcast.config.declaration import Option, declare, declared
 from roomcast.config.proxy_options import PROXY_OPTIONS, ProxiesConfig
 from roomcast.wire.channels import ChannelOptions, ChannelRules
+from roomcast.wire.event_kinds import CONNECTION_KINDS, is_of_connections
 
 __all__ = [
     "BY_KEY",
@@ -220,6 +221,13 @@ class ClientConfig:
         "Needs `subscribe_to_user_personal_channel`. Each `connect` of a user then costs a signal "
         "to all nodes. Switch it on when every node has this release. See "
         "[below](#one-connection-a-user).",
+    )
+    events: tuple[str, ...] = declare(
+        (),
+        "What back ends are told of connections: `connected`, `disconnected`. Needs the events "
+        "Lambda. Costs two writes a connection. See [events.md](events.md).",
+        pattern="|".join(CONNECTION_KINDS),
+        shape="`connected`, `disconnected`",
     )
     channel_limit: int = declare(
         128,
@@ -796,6 +804,12 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
     tracing: TracingConfig = field(default_factory=TracingConfig)
     consumers: tuple[ConsumerConfig, ...] = ()
+
+    def events(self, channel: str) -> tuple[str, ...]:
+        """The kinds of events that are told of entries in `channel`: a channel, or the pseudo
+        channel of connections.
+        """
+        return self.client.events if is_of_connections(channel) else self.channel.events(channel)
 
 
 # Every option that both the file and the environment can set, in the order of the documentation.

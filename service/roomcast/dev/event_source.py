@@ -40,6 +40,7 @@ __all__ = [
     "event_record",
     "failure_document",
     "is_append",
+    "is_told",
 ]
 
 # A stream record in the function's form: only plain JSON values.
@@ -229,6 +230,14 @@ def is_append(record: StreamRecord) -> bool:
     return bool(
         record["eventName"] == "INSERT" and record["dynamodb"]["Keys"]["offset"]["N"] != "0"
     )
+
+
+def is_told(record: StreamRecord) -> bool:
+    """The filter of the events Lambda's mappings: what comes or goes with the attribute."""
+    change = record["dynamodb"]
+    before = "events" in change.get("OldImage", {})
+    after = "events" in change.get("NewImage", {})
+    return before != after
 
 
 def event_record(record: Mapping[str, Any], stream_arn: str, region: str) -> StreamRecord:

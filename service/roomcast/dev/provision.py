@@ -15,11 +15,12 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, HTTPClientError
 from botocore.parsers import ResponseParserError
 
-from roomcast.aws.schema import TableSchema, channels_table, table_schemas
+from roomcast.aws.schema import TableSchema, channels_table, presence_table, table_schemas
 from roomcast.delivery.shards import topic_arns
 
 __all__ = [
     "DUMMY_CREDENTIALS",
+    "EVENTS_QUEUE",
     "TOPIC_NAME",
     "Credentials",
     "EmulatorUnreachable",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 TOPIC_NAME: Final = "roomcast-topic"
+EVENTS_QUEUE: Final = "roomcast-events"
 # An emulator starts within a few seconds, even in a container on the same machine.
 DEADLINE_S: Final = 10.0
 _CONNECT_TIMEOUT_S: Final = 2
@@ -62,7 +64,8 @@ class EmulatorUnreachable(ProvisionError):
 @dataclass(frozen=True, slots=True)
 class Provisioned:
     """The resources that exist now. `created` names the new tables. `topic_shards`: their number,
-    1 = there is only the base topic, `topic_arn`.
+    1 = there is only the base topic, `topic_arn`. `presence_table` and its stream: for events,
+    which go to the queue at `events_queue_url`; "" = none was wanted.
     """
 
     topic_arn: str
@@ -70,6 +73,9 @@ class Provisioned:
     tables: tuple[str, ...]
     created: tuple[str, ...]
     topic_shards: int = 1
+    presence_table: str = ""
+    presence_stream_arn: str = ""
+    events_queue_url: str = ""
 
 
 def provision(
@@ -80,9 +86,12 @@ def provision(
     credentials: Credentials | None = None,
     topic_name: str = TOPIC_NAME,
     topic_shards: int = 1,
+    events: bool = False,
     deadline_s: float = DEADLINE_S,
 ) -> Provisioned:
     """Creates missing resources. A second call changes nothing. Blocks: call it in a thread.
+
+    `events`: also a queue for events.
 
     `credentials` None: found as every AWS tool finds them. Waits up to `deadline_s` for the
     emulator to answer. Raises EmulatorUnreachable, or ProvisionError when it answers but refuses.
@@ -106,13 +115,20 @@ def provision(
         for shard_arn in topic_arns(topic_arn, topic_shards)[1:]:
             sns.create_topic(Name=shard_arn.rpartition(":")[2])
         table = dynamodb.describe_table(TableName=channels_table(table_prefix))["Table"]
+        presence = dynamodb.describe_table(TableName=presence_table(table_prefix))["Table"]
+        queue_url = ""
+        if events:
+            sqs = client("sqs", endpoint_url, region, credentials)
+            queue_url = str(sqs.create_queue(QueueName=EVENTS_QUEUE)["QueueUrl"])
     except (BotoCoreError, ClientError, ResponseParserError) as error:
         raise ProvisionError(
             f"the AWS emulator at {endpoint_url} refused: {_one_line(error)}"
         ) from error
-    if not table.get("StreamSpecification", {}).get("StreamEnabled"):
+    for each in (table, presence) if events else (table,):
+        if each.get("StreamSpecification", {}).get("StreamEnabled"):
+            continue
         raise ProvisionError(
-            f"table {table['TableName']} at {endpoint_url} has no stream: delete it and try again"
+            f"table {each['TableName']} at {endpoint_url} has no stream: delete it and try again"
         )
     return Provisioned(
         topic_arn,
@@ -120,6 +136,9 @@ def provision(
         tuple(schema.name for schema in schemas),
         tuple(created),
         topic_shards,
+        str(presence["TableName"]),
+        str(presence.get("LatestStreamArn", "")),
+        queue_url,
     )
 
 

@@ -31,6 +31,7 @@ from roomcast.dev.event_source import (
     event_record,
     failure_document,
     is_append,
+    is_told,
 )
 from roomcast.dev.lifeline import Lifeline
 from roomcast.dev.provision import DUMMY_CREDENTIALS, client
@@ -63,6 +64,7 @@ class StreamPump:
         on_failure: OnFailure,
         options: MappingOptions | None = None,
         clock_s: Callable[[], float] = time.time,
+        wanted: Callable[[StreamRecord], bool] = is_append,
     ) -> None:
         self._streams = streams
         self._stream_arn = stream_arn
@@ -70,6 +72,7 @@ class StreamPump:
         self._handler = handler
         self._on_failure = on_failure
         self._options = options or MappingOptions()
+        self._wanted = wanted
         self._clock_s = clock_s
         self._shards: dict[str, _Shard] = {}
         self._parents: dict[str, str] = {}
@@ -115,7 +118,7 @@ class StreamPump:
                 shard_id = shard["ShardId"]
                 if shard_id not in self._shards:
                     self._shards[shard_id] = _Shard(
-                        shard_id, EventSourceMapping(self._options, is_append)
+                        shard_id, EventSourceMapping(self._options, self._wanted)
                     )
                     self._parents[shard_id] = shard.get("ParentShardId", "")
             if not stream.get("LastEvaluatedShardId"):
@@ -216,6 +219,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--stream-arn", required=True)
     parser.add_argument("--topic-arn", required=True)
     parser.add_argument("--topic-shards", type=int, default=1)
+    parser.add_argument("--events-queue-url", help="where events go")
+    parser.add_argument("--presence-table")
+    parser.add_argument("--presence-stream-arn")
     parser.add_argument("--on-failure", type=Path, help="JSON lines file for what was given up on")
     options = parser.parse_args(arguments)
     lifeline = Lifeline()
@@ -234,16 +240,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     from roomcast.stream_lambda.handler import handler
 
-    pump = StreamPump(
-        client("dynamodbstreams", options.endpoint, options.region, DUMMY_CREDENTIALS),
-        options.stream_arn,
-        options.region,
-        handler,
-        _append_to(options.on_failure),
-    )
+    streams = client("dynamodbstreams", options.endpoint, options.region, DUMMY_CREDENTIALS)
+    on_failure = _append_to(options.on_failure)
+    pumps = [StreamPump(streams, options.stream_arn, options.region, handler, on_failure)]
+    if options.events_queue_url:
+        os.environ |= {
+            "ROOMCAST_EVENTS_TARGET": options.events_queue_url,
+            "ROOMCAST_PRESENCE_TABLE": options.presence_table,
+        }
+        from roomcast.events.handler import handler as tell
+
+        pumps += [
+            StreamPump(streams, arn, options.region, tell, on_failure, wanted=is_told)
+            for arn in (options.stream_arn, options.presence_stream_arn)
+        ]
     wait_s = 0.0
     while not lifeline.wait(wait_s):
-        wait_s = 0.0 if pump.turn() else POLL_INTERVAL_S
+        busy = [pump.turn() for pump in pumps]
+        wait_s = 0.0 if any(busy) else POLL_INTERVAL_S
     return 0
 
 

@@ -30,7 +30,7 @@ from roomcast.backoff import Backoff
 from roomcast.dev.provision import DUMMY_CREDENTIALS, Provisioned, ProvisionError, provision
 from roomcast.observe.lines import Lines
 
-__all__ = ["DevOptions", "run_dev"]
+__all__ = ["DevOptions", "events_options", "run_dev"]
 
 REGION: Final = "us-east-1"
 TABLE_PREFIX: Final = "roomcast-"
@@ -72,7 +72,8 @@ class DevOptions:
 
     Port 0: any free one. `aws_endpoint`: an emulator that runs already. `config`: the file of every
     instance. `environment`: the children's environment, from which all AWS variables are removed.
-    `serve`: the command of one instance, before its options.
+    `serve`: the command of one instance, before its options. `events`: a queue of the emulator gets
+    events.
     """
 
     instances: int = 2
@@ -84,6 +85,7 @@ class DevOptions:
     restart: bool = False
     log_level: str = ""
     topic_shards: int = 1
+    events: bool = False
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     serve: Sequence[str] = (sys.executable, "-m", "roomcast", "serve")
 
@@ -154,6 +156,7 @@ class _Supervisor:
         self._environment = dict(options.environment)
         self._emulator: Process | None = None
         self._pump: Process | None = None
+        self._events_queue_url = ""
         self._instances: list[_Instance] = []
 
     async def run(self) -> int:
@@ -192,10 +195,15 @@ class _Supervisor:
     async def _work(self, ports: Sequence[int]) -> None:
         """Starts everything, then watches it. Ends only by raising."""
         endpoint = self._options.aws_endpoint or await self._start_emulator()
-        resources = await _provisioned(endpoint, self._options.topic_shards)
+        resources = await _provisioned(
+            endpoint, self._options.topic_shards, events=self._options.events
+        )
         self._screen.progress(
             "provision", f"{len(resources.tables)} tables, topic {resources.topic_arn}"
         )
+        if resources.events_queue_url:
+            self._screen.progress("events", f"queue {resources.events_queue_url}")
+        self._events_queue_url = resources.events_queue_url
         self._environment = _child_environment(self._options.environment, endpoint, resources)
         await self._start_pump(endpoint, resources)
         urls = [f"http://{_reachable(self._options.host)}:{port}" for port in ports]
@@ -242,6 +250,7 @@ class _Supervisor:
             *("--endpoint", endpoint, "--region", REGION),
             *("--stream-arn", resources.stream_arn, "--topic-arn", resources.topic_arn),
             *("--topic-shards", str(resources.topic_shards)),
+            *(events_options(resources) if resources.events_queue_url else ()),
         ])  # fmt: skip
         self._screen.progress("pump", f"stream Lambda, pid {self._pump.pid}")
         self._screen.progress(
@@ -307,6 +316,7 @@ class _Supervisor:
             "aws_endpoint": endpoint,
             "pid": os.getpid(),
             "pump": {"pid": self._pump.pid},
+            **({"events": {"queue": self._events_queue_url}} if self._events_queue_url else {}),
         }
         self._screen.text("\nready. Open these side by side; Ctrl-C ends everything:")
         for instance in self._instances:
@@ -368,7 +378,16 @@ class _Supervisor:
                 await _end([helper], HELPER_STOP_S, self._kill)
 
 
-async def _provisioned(endpoint: str, topic_shards: int) -> Provisioned:
+def events_options(resources: Provisioned) -> Sequence[str]:
+    """The arguments by which the pump makes events as well."""
+    return [
+        *("--events-queue-url", resources.events_queue_url),
+        *("--presence-table", resources.presence_table),
+        *("--presence-stream-arn", resources.presence_stream_arn),
+    ]
+
+
+async def _provisioned(endpoint: str, topic_shards: int, *, events: bool) -> Provisioned:
     """Runs `provision` beside the event loop.
 
     Not `asyncio.to_thread`: Ctrl-C must not wait for its deadlines.
@@ -393,6 +412,7 @@ async def _provisioned(endpoint: str, topic_shards: int) -> Provisioned:
                 region=REGION,
                 credentials=DUMMY_CREDENTIALS,
                 topic_shards=topic_shards,
+                events=events,
                 deadline_s=PROVISION_S,
             )
         except Exception as raised:  # noqa: BLE001 - it is raised again where it is awaited

@@ -212,7 +212,10 @@ class _Turn:
 
 
 class ChannelLog:
-    """All channels' logs, as one node sees them. Holds no state of its own."""
+    """All channels' logs, as one node sees them. Holds no state of its own.
+
+    `told`: whether back ends are told what is published in a channel.
+    """
 
     def __init__(
         self,
@@ -223,6 +226,7 @@ class ChannelLog:
         *,
         node: str,
         generation: str,
+        told: Callable[[str], bool] = _never,
     ) -> None:
         self._table = table
         self._clock = clock
@@ -230,6 +234,7 @@ class ChannelLog:
         self._random = random
         self.node = node
         self._generation = generation
+        self._told = told
 
     async def resolve(self, channel: str) -> Resolved:
         """The channel's tail, by a consistent read. If no tail is valid, a new epoch begins.
@@ -363,6 +368,7 @@ class ChannelLog:
             history_ttl_ms=history_ttl_ms,
             trace=trace,
             newest_version=newest_version,
+            told=self._told(channel),
         )
         if all(each.key is None for each in publications):
             put = partial(self._put, item, tail.valid_until)

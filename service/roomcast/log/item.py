@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from roomcast.frozen import frozen
+from roomcast.wire.event_kinds import EVENTS_ATTRIBUTE, PUBLISHED, Mark
 from roomcast.wire.trace_context import TraceContext, parse_traceparent
 from roomcast.wire.versions import VERSION_MAX, Version
 
@@ -65,7 +66,8 @@ class LogItem:
     node's item.
 
     `trace`: the span of this append, if one of its publications is traced. `newest_version`: of the
-    channel's publications up to these, as far as any had a version.
+    channel's publications up to these, as far as any had a version. `told`: back ends are told of
+    the publications. Who reads the item back does not learn it.
     """
 
     channel: str
@@ -79,6 +81,7 @@ class LogItem:
     expires_at: int
     trace: TraceContext | None = None
     newest_version: Version | None = None
+    told: bool = False
 
     def __post_init__(self) -> None:
         assert 1 <= self.offset <= self.last <= OFFSET_MAX, (
@@ -103,6 +106,8 @@ class LogItem:
             attributes[_TRACE] = {"S": self.trace.traceparent()}
         if self.newest_version is not None:
             attributes |= _version_attributes(self.newest_version)
+        if self.told:
+            attributes[EVENTS_ATTRIBUTE] = {"S": Mark((PUBLISHED,)).text()}
         return attributes
 
 

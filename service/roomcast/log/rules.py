@@ -203,11 +203,12 @@ def append_item(
     history_ttl_ms: int,
     trace: TraceContext | None = None,
     newest_version: Version | None = None,
+    told: bool = False,
 ) -> LogItem:
     """The item that appends `publications` behind `tail`. `trace`: the span of this append.
 
     It never expires before the item that it follows. `newest_version`: of the publications; None =
-    none of them has one, so the tail's goes on.
+    none of them has one, so the tail's goes on. `told`: back ends are told of them.
     """
     lives_until = (now + max(history_ttl_ms, MIN_RETENTION_MS)) // 1000
     return LogItem(
@@ -222,6 +223,7 @@ def append_item(
         expires_at=max(lives_until, tail.expires_at),
         trace=trace,
         newest_version=newest_version or tail.newest_version,
+        told=told,
     )
 
 

@@ -75,6 +75,7 @@ from roomcast.observe.ports import Tracer
 from roomcast.observe.spans import NO_TRACER
 from roomcast.ports import Clock, NewId
 from roomcast.presence.book import PresenceBook
+from roomcast.presence.connections import ConnectionEntries
 from roomcast.presence.ports import Presence
 from roomcast.rates import Rate
 
@@ -233,7 +234,15 @@ def build_core(
     shards = ShardBook(config.aws.topic_shards, ears, clock, random)
     # ---- the log
     table = WatchedTable(ports.table, clock, shards)
-    log = ChannelLog(table, clock, new_id, random, node=node_id, generation=generation)
+    log = ChannelLog(
+        table,
+        clock,
+        new_id,
+        random,
+        node=node_id,
+        generation=generation,
+        told=rules.tells_published,
+    )
     # ---- delivery
     hub = Hub(rules.batching)
     trails = Trails(tracer, clock, hub.count)
@@ -512,6 +521,9 @@ def _services(core: Core, verifier: Verifier, hook_calls: HookCalls) -> Services
         publisher=Publisher(ports.new_id, core.bus.send, node=core.node_id, tracer=core.tracer),
         dispatcher=core.dispatcher,
         presence=core.presence,
+        entries=ConnectionEntries(core.presence, core.background.start, node=core.node_id)
+        if config.client.events
+        else None,
         roster=core.roster,
         signal=core.bus.send,
         give=core.orders.give,

@@ -101,6 +101,11 @@ class PresenceBook:
         # lease is not written yet.
         self._here: dict[tuple[str, str], ClientInfo] = {}
         self._unwritten: OrderedDict[tuple[str, str], ClientInfo] = OrderedDict()
+        # Since when those members are there, in ms since 1970.
+        self._since_ms: dict[tuple[str, str], int] = {}
+        # Clients that left, by channel and client, of which an entry under a lost lease is the last
+        # one: its removal is their leaving.
+        self._last: dict[tuple[str, str], None] = {}
         # Entries under lost leases, by lease, channel and client. The reaper may have looked before
         # they were written.
         self._old: OrderedDict[tuple[str, str, str], ClientInfo] = OrderedDict()
@@ -134,8 +139,11 @@ class PresenceBook:
         if key in self._exits:
             async with self._retrying:
                 self._exits.pop(key, None)
+        # Whoever is back has not left: the removal of an old entry tells nobody so.
+        self._last.pop(key, None)
         # Set before the write: if the lease is lost meanwhile, the entry has to move as well.
         self._here[key] = info
+        self._since_ms[key] = self._clock.now_ms()
         node = self._node
         await self._add(node, channel, info)
         if node != self._node:
@@ -144,10 +152,17 @@ class PresenceBook:
         if self._here.get(key) is info:
             self._reads.entered(channel, info)
 
-    async def _add(self, node: str, channel: str, info: ClientInfo) -> None:
+    def enter_later(self, channel: str, info: ClientInfo) -> None:
+        """As an `enter` that failed, unless the client has left since: `run` does it."""
+        key = (channel, info.client)
+        if self._here.get(key) is info:
+            self._unwritten[key] = info
+
+    async def _add(self, node: str, channel: str, info: ClientInfo, *, again: bool = False) -> None:
         """Write an entry under `node`. Raises PortError."""
+        since_ms = self._since_ms.get((channel, info.client), 0)
         try:
-            await self._presence.add(channel, Member(node, info))
+            await self._presence.add(channel, Member(node, info, since_ms, again))
         except (PortError, asyncio.CancelledError):
             self._may_come_late(node, channel, info)
             raise
@@ -202,8 +217,15 @@ class PresenceBook:
     def _is_not_here(self, channel: str, info: ClientInfo) -> None:
         key = (channel, info.client)
         self._here.pop(key, None)
-        self._unwritten.pop(key, None)
+        self._since_ms.pop(key, None)
+        if self._unwritten.pop(key, None) is not None:
+            self._is_last(key)
         self._reads.left(channel, info.client)
+
+    def _is_last(self, key: tuple[str, str]) -> None:
+        """A client left without an entry under the present lease."""
+        if len(self._last) < EXITS_MAX:
+            self._last[key] = None
 
     @property
     def is_clean(self) -> bool:
@@ -237,6 +259,8 @@ class PresenceBook:
         if self._here or self._exits:
             entries = chain(self._here.items(), self._exits.items())
             self._moved.append((old, deque((channel, info) for (channel, _), info in entries)))
+        for key in self._exits:
+            self._is_last(key)
         self._exits.clear()
         self._unwritten = OrderedDict(self._here)
         self._wake.set()
@@ -257,6 +281,7 @@ class PresenceBook:
         It is removed later.
         """
         if node != self._node:
+            self._is_last((channel, info.client))
             self._leave_old(node, channel, info)
         elif len(self._exits) < EXITS_MAX:
             self._exits[channel, info.client] = info
@@ -325,10 +350,14 @@ class PresenceBook:
 
         async def remove(entry: tuple[tuple[str, str, str], ClientInfo]) -> None:
             key, info = entry
-            node, channel, _ = key
-            await self._presence.remove(channel, Member(node, info))
+            node, channel, client = key
+            member = Member(node, info)
+            if (channel, client) not in self._last:
+                await self._presence.moved(channel, member)
+            await self._presence.remove(channel, member)
             if self._old.get(key) is info:
                 del self._old[key]
+            self._last.pop((channel, client), None)
 
         await _tried(list(self._old.items()), remove)
 
@@ -349,7 +378,7 @@ class PresenceBook:
             return
         channel, _ = key
         try:
-            await self._add(node, channel, info)
+            await self._add(node, channel, info, again=True)
             if self._here.get(key) is None:
                 # The client left meanwhile, perhaps before this entry could be removed.
                 await self._remove(node, channel, info)

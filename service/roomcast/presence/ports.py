@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,10 +18,16 @@ class TooManyMembers(Rejected):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One connection in a channel, and the node it is on."""
+    """One connection in a channel, and the node it is on.
+
+    For events, which are made of written entries: since when it is there (ms since 1970, 0 = it is
+    not known); and whether it is written again, after an earlier lease.
+    """
 
     node: str
     info: ClientInfo
+    since_ms: int = 0
+    again: bool = False
 
 
 class Presence(Protocol):
@@ -36,6 +42,11 @@ class Presence(Protocol):
 
     async def remove(self, channel: str, member: Member) -> None:
         """Remove an entry, and what `keep_out` left. Idempotent."""
+
+    async def moved(self, channel: str, member: Member) -> None:
+        """The client has an entry under another lease: that this one is removed tells nobody that
+        it left. Nothing happens where there is no entry, or no event of it. Idempotent.
+        """
 
     async def keep_out(self, channel: str, member: Member) -> None:
         """Remove an entry of which a write may still arrive, so that it then changes nothing.
@@ -70,8 +81,9 @@ class Presence(Protocol):
         If there are many, it returns some of them.
         """
 
-    async def clear(self, node: str, channel: str) -> bool:
-        """Remove the entries that `entries` returns.
+    async def clear(self, node: str, channel: str, moved: Collection[str] = ()) -> bool:
+        """Remove the entries that `entries` returns. `moved`: the clients among them that have an
+        entry under another lease.
 
         It is for the clean-up after a dead node.
 

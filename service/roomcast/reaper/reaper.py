@@ -38,6 +38,7 @@ from roomcast.reaper.rules import (
     leave_id,
     unexplained,
 )
+from roomcast.wire.event_kinds import is_of_connections
 from roomcast.wire.publication import ClientInfo
 
 __all__ = [
@@ -525,6 +526,17 @@ class Reaper:
             await self._topic.publish(body)
 
 
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """Entries of a dead node in a channel: of clients that have left, and the ids of those that
+    are under another node.
+    """
+
+    channel: str
+    leaving: Sequence[ClientInfo]
+    moved: Collection[str]
+
+
 class _Clearing:
     """Removes the presence entries of one node, after telling all nodes that its clients have left.
 
@@ -565,24 +577,28 @@ class _Clearing:
             if not left:
                 break
             pages = await each(_CHANNELS_AT_ONCE, left, self._leavers)
-            leaving = [(channel, info) for channel, infos in pages for info in infos]
+            leaving = [(page.channel, info) for page in pages for info in page.leaving]
             # Leaves are sent before the entries go. A run that breaks off in between repeats them,
             # and nodes drop repeated ones.
             await self._send(
                 filter(None, (self._leave(channel, info) for channel, info in leaving))
             )
             self.members += len(leaving)
-            cleared = await each(_CHANNELS_AT_ONCE, left, self._cleared)
+            cleared = await each(_CHANNELS_AT_ONCE, pages, self._cleared)
             left = [
                 channel for channel, all_of_it in zip(left, cleared, strict=True) if not all_of_it
             ]
         self.channels += len(channels) - len(left)
 
-    async def _leavers(self, channel: str) -> tuple[str, Sequence[ClientInfo]]:
-        """The channel, and those clients of a page of entries that have left."""
+    async def _leavers(self, channel: str) -> _Page:
+        """A page of entries of a channel."""
         infos = await self._presence.entries(self._node, channel)
         elsewhere = await self._elsewhere(channel) if infos else ()
-        return channel, [info for info in infos if info.client not in elsewhere]
+        moved = frozenset(info.client for info in infos if info.client in elsewhere)
+        if is_of_connections(channel):
+            # No client is in that channel: no node waits for a signal.
+            return _Page(channel, (), moved)
+        return _Page(channel, [info for info in infos if info.client not in moved], moved)
 
     async def _elsewhere(self, channel: str) -> Collection[str]:
         """The clients in the channel under other nodes. Ids of clients are unique."""
@@ -594,8 +610,8 @@ class _Clearing:
             return ()
         return {member.info.client for member in members if member.node not in self._gone}
 
-    async def _cleared(self, channel: str) -> bool:
-        return await self._presence.clear(self._node, channel)
+    async def _cleared(self, page: _Page) -> bool:
+        return await self._presence.clear(self._node, page.channel, page.moved)
 
     def _leave(self, channel: str, info: ClientInfo) -> str:
         """The text of one leave, "" when it does not fit a message."""

@@ -62,7 +62,10 @@ def aws_ports(config: Config, clients: AwsClients, clock: Clock, queue: SqsInsta
             clients.log, channels_table(prefix), idempotency_table(prefix), clock
         ),
         presence=DynamoPresence(
-            clients.tables, presence_table(prefix), shards=config.channel.presence_shards
+            clients.tables,
+            presence_table(prefix),
+            shards=config.channel.presence_shards,
+            events=config.events,
         ),
         leases=DynamoLeases(clients.tables, nodes_table(prefix)),
         queue=queue,

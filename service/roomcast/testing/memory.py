@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeVar
 
@@ -387,6 +387,9 @@ class MemoryPresence:
 
         await self._world.perform("remove", effect)
 
+    async def moved(self, channel: str, member: Member) -> None:
+        """Nobody is told of what happens here."""
+
     async def keep_out(self, channel: str, member: Member) -> None:
         key, number = (member.node, member.info.client), self._world.next_presence_write()
 
@@ -418,7 +421,7 @@ class MemoryPresence:
 
         return await self._world.perform("entries", effect)
 
-    async def clear(self, node: str, channel: str) -> bool:
+    async def clear(self, node: str, channel: str, moved: Collection[str] = ()) -> bool:  # noqa: ARG002 - nobody is told
         def effect() -> bool:
             entries = self._entries(node, channel)
             for member in entries[:ENTRIES_PAGE]:

@@ -52,13 +52,15 @@ class Channels:
 
     `table`: the name of its `channels` table. `history_ttl_s`: how long publications are kept, as
     the channel's namespace says; shorter ones are kept for a day all the same. `generation`: as
-    `aws.log_generation`. `within_s`: how long one transaction may be tried.
+    `aws.log_generation`. `within_s`: how long one transaction may be tried. `events`: back ends are
+    told of what is published, as where the namespace's `events` have `published`.
     """
 
     table: str = "roomcast-channels"
     history_ttl_s: int = 0
     generation: str = "0"
     within_s: float = WITHIN_S
+    events: bool = False
     _node: str = field(default_factory=lambda: f"transactions-{uuid.uuid4().hex[:8]}", init=False)
 
     def write(
@@ -122,6 +124,7 @@ class Channels:
                 channel: pending_of(channel, messages, now_ms)
                 for channel, messages in publications.items()
             },
+            self.events,
         )
 
 

@@ -118,7 +118,7 @@ class Sources:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What is to be written. `writes`: the application's own TransactItems. `channels`: what each
-    channel is to get. `node`: who writes, for the log items.
+    channel is to get. `node`: who writes, for the log items. `told`: back ends are told of it.
     """
 
     table: str
@@ -128,6 +128,7 @@ class Wanted:
     node: str
     writes: Sequence[Mapping[str, Any]]
     channels: Mapping[str, Sequence[Pending]]
+    told: bool = False
 
 
 class _Lost(Exception):
@@ -278,6 +279,7 @@ class Conversation:
             node=self._wanted.node,
             now=self._sources.now_ms(),
             history_ttl_ms=self._wanted.history_ttl_ms,
+            told=self._wanted.told,
         )
 
     def _put(self, item: LogItem) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from typing import Final
 
 from roomcast.patterns import pattern
 from roomcast.wire.codes import Error
+from roomcast.wire.event_kinds import PUBLISHED, has_entries
 from roomcast.wire.names import NAMESPACE_SEPARATOR, is_valid_name, listed_users
 
 __all__ = [
@@ -100,6 +101,7 @@ class ChannelOptions:
     batch_flush_latest: bool = False
     publication_data_format: str = ""
     allow_tags_filter: bool = False
+    events: tuple[str, ...] = ()
 
     @property
     def is_binary(self) -> bool:
@@ -115,6 +117,11 @@ class ChannelOptions:
         return self.publication_data_format == JSON or (
             self.publication_data_format == JSON_OBJECT and isinstance(data, dict)
         )
+
+    @property
+    def has_entries(self) -> bool:
+        """Whether it is stored who is in the channel: for those who ask, or for events."""
+        return self.presence or has_entries(self.events)
 
     @property
     def has_history(self) -> bool:
@@ -215,6 +222,15 @@ class ChannelRules:
         """The partitions that the members of `channel` are spread over."""
         options = self.options(channel)
         return 1 if options is None else options.presence_shards
+
+    def events(self, channel: str) -> tuple[str, ...]:
+        """The kinds of events of `channel` that back ends are told."""
+        options = self.options(channel)
+        return () if options is None else options.events
+
+    def tells_published(self, channel: str) -> bool:
+        """Whether they are told what is published there."""
+        return PUBLISHED in self.events(channel)
 
     def is_binary(self, channel: str) -> bool:
         """Whether publications of `channel` are bytes."""

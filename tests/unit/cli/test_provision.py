@@ -58,6 +58,9 @@ def test_provision(
     assert json.loads(capsys.readouterr().out) == {
         "topic_arn": "arn:topic",
         "stream_arn": "arn:stream",
+        "presence_table": "",
+        "presence_stream_arn": "",
+        "events_queue_url": "",
         "tables": ["a-channels", "a-nodes"],
         "created": ["a-nodes"],
         "topic_shards": 1,

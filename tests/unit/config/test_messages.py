@@ -26,8 +26,8 @@ def test_a_variable_that_nobody_knows(variable: str, hint: str) -> None:
 
 def test_an_option_that_only_begins_alike_is_not_suggested() -> None:
     assert (
-        refusal(None, {"ROOMCAST_CLIENT_FOO": "1"})
-        == "environment: ROOMCAST_CLIENT_FOO is not an option"
+        refusal(None, {"ROOMCAST_CLIENT_XYZ_FOO": "1"})
+        == "environment: ROOMCAST_CLIENT_XYZ_FOO is not an option"
     )
 
 

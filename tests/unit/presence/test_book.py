@@ -14,6 +14,7 @@ from roomcast.ports import PortError, Throttled, UnknownOutcome
 from roomcast.presence import book as presence_module
 from roomcast.presence import reads as presence_reads
 from roomcast.presence.book import LATE_S, LEASES_LEFT_MAX, PresenceBook
+from roomcast.presence.ports import Member
 from roomcast.presence.reads import CACHE_S
 from roomcast.testing.memory import MemoryLeases, MemoryPresence
 from roomcast.wire.publication import ClientInfo
@@ -612,3 +613,28 @@ async def test_exits_to_be_tried_again_are_bounded(
         with pytest.raises(Throttled):
             await world.books["a"].exit(CHANNEL, info(client))
     assert len(world.books["a"]._exits) == 2
+
+
+async def test_only_who_goes_on_elsewhere_has_moved(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For events: the removal of an old entry is the leaving of those that left before they were
+    written again, and of no others.
+    """
+    moved: list[tuple[str, str]] = []
+
+    async def noted(_: MemoryPresence, _channel: str, member: Member) -> None:
+        moved.append((member.node, member.info.client))
+
+    monkeypatch.setattr(MemoryPresence, "moved", noted)
+    book = world.books["a"]
+    for client in ("stays", "leaves", "returns"):
+        await book.enter(CHANNEL, info(client))
+    book.move("a2")
+    await book.exit(CHANNEL, info("leaves"))
+    await book.exit(CHANNEL, info("returns"))
+    await book.enter(CHANNEL, info("returns"))
+    running = asyncio.create_task(book.run())
+    await until(lambda: {node for node, _ in world.fleet.world.presence[CHANNEL]} == {"a2"})
+    running.cancel()
+    assert sorted(moved) == [("a", "returns"), ("a", "stays")]
