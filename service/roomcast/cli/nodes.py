@@ -118,9 +118,8 @@ def _nodes_table(rows: Sequence[Mapping[str, Any]], now_ms: int) -> str:
         )
         for row in rows
     ]
-    cells = [tuple(_cut(cell) for cell in row) for row in cells]
     colours = (lambda row: _STANDING_COLOURS[row[1]]) if has_colours(sys.stdout) else None
-    return table(_NODE_COLUMNS, cells, colours)
+    return table(_NODE_COLUMNS, [[_cut(cell) for cell in row] for row in cells], colours)
 
 
 def _cut(cell: str) -> str:
