@@ -13,14 +13,14 @@ from typing import Any, Final
 import boto3
 import pytest
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, NoCredentialsError, ReadTimeoutError
 
 from roomcast.aws.channel_table import DynamoChannelTable
 from roomcast.aws.schema import channels_table, idempotency_table
 from roomcast.log.channel_log import Appended, ChannelLog
 from roomcast.log.rules import Pending
 from roomcast.system import SystemClock
-from roomcast.transactions import Channels, InvalidMessage, Message, channels
+from roomcast.transactions import Channels, InvalidMessage, Message, OutcomeUnknown, channels
 from roomcast.transactions.conversation import Sources
 from tests.contract.backends import REGION, AwsBackend, aws_backend
 
@@ -168,6 +168,49 @@ async def test_a_write_that_was_held_up_is_not_sent(
     [second] = publishing.write(client, [], {CHANNEL: [Message(2)]})[CHANNEL]
     assert second.offset == 2
     assert second.epoch != first.epoch
+
+
+@pytest.mark.parametrize("suspended", [True, False])
+async def test_what_the_client_could_not_send_again_may_be_in(
+    aws: AwsBackend, client: Any, monkeypatch: pytest.MonkeyPatch, suspended: bool
+) -> None:
+    """The answer is lost; before the SDK's own retry the process is suspended for a day, or has
+    no credentials any more.
+    """
+    publishing = Channels(channels_table(aws.prefix), within_s=0.5)
+    publishing.write(client, [order(aws, "new")], {CHANNEL: [Message(1)]})
+    now_ms: Callable[[], int] = channels._now_ms
+    ahead_ms = [0]
+    monkeypatch.setattr(channels, "_now_ms", lambda: now_ms() + ahead_ms[0])
+    session = client._endpoint.http_session
+    send, signed = session.send, 0
+
+    def lost(request: Any) -> Any:
+        send(request)
+        raise ReadTimeoutError(endpoint_url=request.url)
+
+    def sign(**_: Any) -> None:
+        nonlocal signed
+        signed += 1
+        if signed == 1:
+            monkeypatch.setattr(session, "send", lost)
+        elif suspended:
+            ahead_ms[0] = DAY_MS
+        else:
+            raise NoCredentialsError
+
+    client.meta.events.register("before-sign.dynamodb.TransactWriteItems", sign)
+    changed = {"Put": {"TableName": f"{aws.prefix}orders", "Item": {"id": {"S": "8"}}}}
+    with pytest.raises(OutcomeUnknown):
+        publishing.write(client, [changed], {CHANNEL: [Message(2)]})
+    assert signed > 1
+    stored = await aws.clients.tables.query(
+        TableName=channels_table(aws.prefix),
+        KeyConditionExpression="channel = :channel AND #offset > :none",
+        ExpressionAttributeNames={"#offset": "offset"},
+        ExpressionAttributeValues={":channel": {"S": CHANNEL}, ":none": {"N": "0"}},
+    )
+    assert [each["offset"]["N"] for each in stored["Items"]] == ["1", "2"]
 
 
 @pytest.mark.parametrize(

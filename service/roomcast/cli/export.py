@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from roomcast.cli.arguments import Subparsers, UsageError, add_command, add_server, text
 from roomcast.cli.export_lines import LINE_BYTES_MAX, NoLine, ending, line_of
@@ -119,6 +120,11 @@ def export(arguments: argparse.Namespace) -> int:
             raise Failed(f"interrupted; {_so_far(arguments, doing)}") from None
         except CallFailed as error:
             raise Failed(_told(arguments, doing, error)) from error
+        except OSError as error:
+            if arguments.output is None:
+                raise
+            why = error.strerror or type(error).__name__
+            raise Failed(f"{arguments.output}: {why}; {_so_far(arguments, doing)}") from error
         finally:
             _tell_holes(doing)
     if arguments.output is not None:
@@ -135,8 +141,12 @@ def _output(arguments: argparse.Namespace, doing: _Export) -> Iterator[Callable[
     if path is None:
         yield _printed
         return
+    if path.exists() and not path.is_file():
+        # A device may have no end, and a pipe has none that could be gone on behind.
+        raise Failed(f"{path} is no file: without --output the lines are printed")
     try:
-        out = path.open("r+b" if arguments.resume and path.exists() else "x+b")
+        # Without a buffer: what a full disk did not take is not tried again when it is closed.
+        out = path.open("r+b" if arguments.resume and path.exists() else "x+b", buffering=0)
     except FileExistsError:
         raise Failed(f"{path} is there: go on with --resume, or name another file") from None
     with out:
@@ -150,18 +160,19 @@ def _printed(lines: str) -> None:
     sys.stdout.flush()
 
 
-def _written(out: BinaryIO, lines: str) -> None:
-    out.write(lines.encode())
-    # From here on it outlives this process.
-    out.flush()
+def _written(out: FileIO, lines: str) -> None:
+    """Raises OSError. What is written by then outlives this process."""
+    left = memoryview(lines.encode())
+    while left:
+        left = left[out.write(left) or 0 :]
 
 
-def _find_end(path: Path, out: BinaryIO, doing: _Export) -> None:
+def _find_end(path: Path, out: FileIO, doing: _Export) -> None:
     """Cuts off a torn line, and finds the position behind the last whole one. Raises Failed."""
     size = out.seek(0, os.SEEK_END)
     out.seek(max(size - 2 * LINE_BYTES_MAX, 0))
     try:
-        found = ending(out.read())
+        found = ending(out.readall())
     except NoLine as error:
         raise Failed(f"{path} is no export, and is left as it is: its end {error}") from error
     if (last := found.last) is not None:

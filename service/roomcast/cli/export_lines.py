@@ -70,6 +70,8 @@ def read_line(text: bytes) -> Line:
             pass
         case _:
             raise NoLine("has no channel, epoch and offset: it is of no export")
+    if not (_is_text(channel) and _is_text(epoch)):
+        raise NoLine("has half a character in its channel or its epoch")
     content = {name: told[name] for name in ("data", "b64data") if name in told}
     if len(content) != 1:
         raise NoLine("has no data")
@@ -80,6 +82,15 @@ def read_line(text: bytes) -> Line:
 
 def _is_offset(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= OFFSET_MAX
+
+
+def _is_text(value: str) -> bool:
+    """Half a surrogate pair is text in Python, and none in UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def key_of(line: Line) -> str:

@@ -38,6 +38,9 @@ _NODE_COLUMNS: Final = (
     "HEARTBEAT", "CONNECTIONS", "CHANNELS", "LAG", "SKEW", "QUEUE",
 )  # fmt: skip
 _STANDING_COLOURS: Final = {"live": "green", "expired": "red", "reaped": "yellow"}
+# As long as the names of queues may be. A row that another program wrote must not make the columns
+# of all others wider than that.
+_CELL_CHARS_MAX: Final = 80
 # Live nodes come first.
 _STANDING_ORDER: Final = ("live", "expired", "reaped")
 
@@ -116,4 +119,9 @@ def _nodes_table(rows: Sequence[Mapping[str, Any]], now_ms: int) -> str:
         for row in rows
     ]
     colours = (lambda row: _STANDING_COLOURS[row[1]]) if has_colours(sys.stdout) else None
-    return table(_NODE_COLUMNS, cells, colours)
+    return table(_NODE_COLUMNS, [[_cut(cell) for cell in row] for row in cells], colours)
+
+
+def _cut(cell: str) -> str:
+    """The cell, or its beginning: `--json` has the whole."""
+    return cell if len(cell) <= _CELL_CHARS_MAX else f"{cell[: _CELL_CHARS_MAX - 1]}…"

@@ -33,17 +33,29 @@ WITHIN_S: Final = 10.0
 # The positions of what was published, by channel, in the order of its messages.
 Positions = Mapping[str, Sequence[StreamPosition]]
 
-# The SDK passes only the request to its hook, so the limit travels with the task or thread.
-_send_until_ms: ContextVar[int | None] = ContextVar("roomcast_send_until", default=None)
+
+@dataclass(slots=True)
+class _Sending:
+    """One call. `until_ms`: None = at any time. `count`: how often the SDK has sent it."""
+
+    until_ms: int | None
+    count: int = 0
+
+
+# The SDK passes only the request to its hook, so this travels with the task or thread.
+_sending: ContextVar[_Sending | None] = ContextVar("roomcast_sending", default=None)
 
 
 def _check(**_: Any) -> None:
     """The `before-send` hook: runs after signing, for each attempt. A process that was suspended
     before it finds out here; after it, the signature is too old on arrival.
     """
-    until_ms = _send_until_ms.get()
-    if until_ms is not None and _now_ms() >= until_ms:
+    sending = _sending.get()
+    if sending is None:
+        return
+    if sending.until_ms is not None and _now_ms() >= sending.until_ms:
         raise TailExpired
+    sending.count += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +158,14 @@ def _begun(client: Any, wanted: Wanted) -> Conversation:
 @contextmanager
 def _told(conversation: Conversation, call: Call) -> Iterator[None]:
     """Around a call: how late it may be sent, and what becomes of its error."""
-    token = _send_until_ms.set(call.send_until_ms)
+    sending = _Sending(call.send_until_ms)
+    token = _sending.set(sending)
     try:
         yield
     except Exception as error:  # noqa: BLE001  # the conversation decides
-        conversation.failure = error
+        conversation.failure, conversation.sends = error, sending.count
     finally:
-        _send_until_ms.reset(token)
+        _sending.reset(token)
 
 
 def _positions(items: Mapping[str, LogItem]) -> Positions:

@@ -142,7 +142,8 @@ class _Lost(Exception):
 class Conversation:
     """One transaction under way.
 
-    `next` gives the next step. After a call, `answer` or `failure` is set before it is asked again.
+    `next` gives the next step. After a call, `answer` or `failure` is set before it is asked again,
+    and `sends` with a `failure`: how often the client sent the call by then, as far as known.
     """
 
     def __init__(self, wanted: Wanted, sources: Sources) -> None:
@@ -152,6 +153,7 @@ class Conversation:
         self._steps = self._run()
         self.answer: Answer = None
         self.failure: Exception | None = None
+        self.sends = 0
         # The log item that each channel got, at the end.
         self.items: Mapping[str, LogItem] = {}
 
@@ -217,12 +219,13 @@ class Conversation:
                 yield call
                 return items
             except TailExpired as error:
-                if maybe_in:
+                # The client may have sent it before, and had no answer.
+                if maybe_in or self.sends:
                     raise OutcomeUnknown("the tail of a channel is too old to try again") from error
                 raise _Lost(list(items)) from error
             except Exception as error:  # the client's, whichever client it is
-                maybe_in = maybe_in or was_repeated(error)
-                said = verdict(error)
+                maybe_in = maybe_in or self.sends > 1 or was_repeated(error)
+                said = verdict(error, sent=self.sends > 0)
                 if said is Verdict.CANCELED and (yield from self._is_in(error, items, maybe_in)):
                     return items
                 maybe_in = maybe_in or said is Verdict.UNKNOWN
@@ -255,7 +258,12 @@ class Conversation:
         for (channel, item), reason in zip(items.items(), reasons[own:], strict=True):
             if reason.held:
                 continue
-            holder = reason.item or (yield from self._get(channel, item.offset))
+            try:
+                holder = reason.item or (yield from self._get(channel, item.offset))
+            except Exception as failure:
+                if maybe_in:
+                    raise OutcomeUnknown(str(failure)) from failure
+                raise
             if (holder or {}).get("batch", {}).get("S") == item.batch:
                 return True
             ahead.append(channel)

@@ -31,7 +31,7 @@ _CONDITION: Final = "ConditionalCheckFailed"
 _NO_REASON: Final = "None"
 _SERVER_ERROR_STATUS: Final = 500
 # Classes of errors that do not say whether the request arrived. The SDK's other errors without an
-# answer come before anything is sent.
+# answer come before something is sent, or before it is sent again.
 _NETWORK_ERRORS: Final = frozenset({
     "ConnectionError",
     "HTTPClientError",
@@ -66,10 +66,15 @@ class Reason:
     item: Mapping[str, Mapping[str, Any]] | None
 
 
-def verdict(error: Exception) -> Verdict:
-    """What `error`, of a call of TransactWriteItems, says about this attempt."""
+def verdict(error: Exception, *, sent: bool = False) -> Verdict:
+    """What `error`, of a call of TransactWriteItems, says about this attempt. `sent`: it is known
+    that the client sent it.
+    """
     response = _response(error)
     if response is None:
+        if sent:
+            # Such as no credentials to sign it with once more.
+            return Verdict.UNKNOWN
         names = {each.__name__ for each in type(error).__mro__}
         return Verdict.REFUSED if names.isdisjoint(_NETWORK_ERRORS) else Verdict.UNKNOWN
     code = _code(response)

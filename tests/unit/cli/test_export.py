@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -185,6 +187,44 @@ def test_another_file_is_not_touched(run: Run, server: argparse.Namespace, tmp_p
         assert code == 1
         assert why in err
         assert path.read_text() == text
+
+
+def test_what_is_no_file_is_neither_read_nor_written(run: Run, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    # A device would be read for ever.
+    for name in (str(fifo), str(tmp_path), "/dev/full"):
+        for more in ((), ("--resume",)):
+            code, out, err = run("export", "all", "--output", name, *more)
+            assert (code, out) == (1, "")
+            assert err == f"roomcast: {name} is no file: without --output the lines are printed\n"
+
+
+def test_a_full_disk_says_how_to_go_on(
+    run: Run, server: argparse.Namespace, tmp_path: Path
+) -> None:
+    epoch = fill(server, "full", 10)
+    path, whole = tmp_path / "full.jsonl", run("export", "full")[1]
+    page_bytes = len("".join(whole.splitlines(keepends=True)[:PAGE]).encode())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # In the middle of a line of the second page.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (page_bytes + 10, limits[1]))
+    try:
+        code, out, err = run("export", "full", "--output", str(path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (code, out) == (1, "")
+    assert err == (
+        f"roomcast: {path}: File too large; {path} is whole up to offset {PAGE}: "
+        "go on with --resume\n"
+    )
+    assert path.stat().st_size == page_bytes + 10
+    assert run("export", "full", "--output", str(path), "--resume") == (
+        0,
+        f"{10 - PAGE} publications, offsets {PAGE + 1} to 10, epoch {epoch}: {path}\n",
+        "",
+    )
+    assert path.read_text() == whole
 
 
 def test_what_is_not_kept_any_more_is_told(

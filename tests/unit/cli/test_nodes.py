@@ -46,6 +46,16 @@ def test_nodes_are_listed_those_that_serve_first(
     assert err == ""
 
 
+def test_a_row_of_another_program_leaves_the_table_readable(
+    account: Aws, capsys: pytest.CaptureFixture[str]
+) -> None:
+    account.rows = [row("one"), row("two", state="[" * 100_000)]
+    assert cli.main(["nodes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "[[[… " in lines[2]
+    assert all(len(line) < 300 for line in lines)
+
+
 def test_nodes_as_json(account: Aws, capsys: pytest.CaptureFixture[str]) -> None:
     account.rows = ROWS
     assert cli.main(["nodes", "--json"]) == 0

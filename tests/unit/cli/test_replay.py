@@ -131,9 +131,10 @@ def test_it_stops_at_the_first_that_fails(
         ('{"channel":"from","ep', "line 3 is no JSON: it is torn; export --resume makes it whole"),
         ("{}\n", "line 3 has no channel, epoch and offset"),
         ("\n", "line 3 is no JSON;"),
+        ('{"channel":"\\ud800","epoch":"e","offset":3,"data":3}\n', "line 3 has half a character"),
         (line(3, data="x" * 1024 * 1024), "line 3 has more than 1048576 bytes"),
     ],
-    ids=["torn", "another", "empty", "long"],
+    ids=["torn", "another", "empty", "half", "long"],
 )
 def test_what_is_before_a_line_that_is_none_is_published(
     run: Run, server: argparse.Namespace, tmp_path: Path, bad: str, why: str, request: Any

@@ -322,6 +322,28 @@ def test_a_condition_that_fails_after_a_lost_answer_proves_nothing() -> None:
     alone(case)
 
 
+def test_a_read_that_fails_after_a_lost_answer_proves_nothing() -> None:
+    """Who holds the offset was not told, and cannot be read."""
+
+    async def case(application: Application) -> None:
+        tables = application.tables
+        tables.lose_next, tables._done = True, ForgetfulSet()
+        reason, carry_out = tables._reason, tables.carry_out
+
+        async def without_reads(call: Call) -> Mapping[str, Any]:
+            if call.operation == "get_item" and application.tables.orders:
+                raise ClientError("AccessDeniedException")
+            return await carry_out(call)
+
+        tables._reason = lambda put: {"Code": reason(put)["Code"]}  # type: ignore[method-assign]
+        tables.carry_out = without_reads  # type: ignore[method-assign]
+        with pytest.raises(OutcomeUnknown):
+            await application.write("one", ["a"])
+        assert contents(tables.world, "a") == ["one"]
+
+    alone(case)
+
+
 def test_a_tail_that_is_too_old_is_not_written_behind() -> None:
     """The process was suspended after the tail was read."""
 
