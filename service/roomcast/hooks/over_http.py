@@ -12,6 +12,7 @@ where being asked twice changes nothing:
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -67,6 +68,9 @@ __all__ = [
 # Calls of one hook that run at once on a node. A back end that is slow takes no places of others.
 CALLS_OF_A_HOOK_MAX: Final = 128
 assert CALLS_OF_A_HOOK_MAX < CALLS_UNDER_WAY_MAX, "no hook takes the places of all"
+# The part of these for further calls of callers who have one under way. The rest is for callers
+# who have none: the slow calls of few must not be everybody's.
+FURTHER_CALLS_PART: Final = 0.5
 # Bytes of an answer. A reply to `connect` may name hundreds of channels.
 ANSWER_BYTES_MAX: Final = 256 * 1024
 _CHUNK_BYTES: Final = 16 * 1024
@@ -189,13 +193,16 @@ class HttpHook:
         self._statuses = statuses
         self._timeout_s = proxy.timeout_ms / 1000
         self._signed_for = aws_service(proxy.endpoint) if proxy.aws_iam else None
-        self._under_way = 0
+        # By caller.
+        self._under_way: Counter[str] = Counter()
 
     async def __call__(self, event: Event) -> object:
         """The reply. Raises Refused, Disconnected and NoDecision."""
-        if self._under_way >= CALLS_OF_A_HOOK_MAX:
+        caller = _caller(event)
+        part = FURTHER_CALLS_PART if caller in self._under_way else 1.0
+        if self._under_way.total() >= CALLS_OF_A_HOOK_MAX * part:
             raise Busy("too many calls of this hook are under way")
-        self._under_way += 1
+        self._under_way[caller] += 1
         try:
             async with asyncio.timeout(self._timeout_s):
                 with self._span(event) as span:
@@ -203,7 +210,9 @@ class HttpHook:
         except TimeoutError:
             raise TimedOut(self._timeout_s) from None
         finally:
-            self._under_way -= 1
+            self._under_way[caller] -= 1
+            if not self._under_way[caller]:
+                del self._under_way[caller]
 
     def _reply_of(self, event: Event) -> Callable[[Result | None], object]:
         if isinstance(event, PublishEvent) and isinstance(event.data, bytes):
@@ -395,3 +404,8 @@ def _hook(kind: _Kind, proxy: ProxyConfig, back_ends: BackEnds, rules: ChannelRu
             ) from None
         statuses.setdefault(each.status_code, said)
     return HttpHook(kind, proxy, back_ends, statuses, rules)
+
+
+def _caller(event: Event) -> str:
+    """All connections of a user are one caller, and so is each connection without a user."""
+    return f"user {event.user}" if event.user else event.client

@@ -328,14 +328,43 @@ async def test_a_slow_hook_takes_no_places_of_others(monkeypatch: pytest.MonkeyP
         return web.json_response({"result": {}})
 
     async with back_end(wait) as end, calls(end.url) as made:
-        waiting = [asyncio.create_task(made.rpc(RPC)) for _ in range(3)]
+        waiting = [
+            asyncio.create_task(made.rpc(replace(RPC, user=user))) for user in ("ann", "bob", "cy")
+        ]
         await until(lambda: len(end.asked) == 3)
-        assert await code_of(made.rpc(RPC)) == 111
+        assert await code_of(made.rpc(replace(RPC, user="dee"))) == 111
         assert await made.publish(PUBLISH) == PublishReply()
         gate.set()
         await asyncio.gather(*waiting)
         assert await made.rpc(RPC) is None
     assert outcomes(made)["rpc", "shed"] == 1
+
+
+async def test_few_callers_leave_places_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with many connections: those of a user are one caller."""
+    monkeypatch.setattr(over_http_module, "CALLS_OF_A_HOOK_MAX", 4)
+    gate = asyncio.Event()
+
+    async def wait(_request: web.BaseRequest) -> web.StreamResponse:
+        await gate.wait()
+        return web.json_response({"result": {}})
+
+    async with back_end(wait) as end, calls(end.url) as made:
+        waiting = [
+            asyncio.create_task(made.rpc(replace(RPC, client=client))) for client in ("c1", "c2")
+        ]
+        await until(lambda: len(end.asked) == 2)
+        assert await code_of(made.rpc(replace(RPC, client="c3"))) == 111
+        for client in ("c4", "c5"):
+            nobody = replace(RPC, client=client, user="")
+            waiting.append(asyncio.create_task(made.rpc(nobody)))
+            await until(lambda: len(end.asked) == len(waiting))
+            assert await code_of(made.rpc(nobody)) == 111
+        assert await code_of(made.rpc(replace(RPC, user="bob"))) == 111
+        gate.set()
+        assert await asyncio.gather(*waiting) == [None] * 4
+        assert await made.rpc(RPC) is None
+    assert outcomes(made) == {("rpc", "shed"): 4, ("rpc", "answered"): 5}
 
 
 async def test_a_call_that_is_cancelled_gives_its_place_back(
