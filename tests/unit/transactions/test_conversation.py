@@ -5,8 +5,9 @@ nothing, once, and without a hole, whatever fails.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final, TypeVar
@@ -130,7 +131,17 @@ LOADS: Final = st.builds(
 )
 
 
-# Each ends with a collection of all garbage, which takes as long as there is much in the process.
+@pytest.fixture(scope="module", autouse=True)
+def few_objects() -> Iterator[None]:
+    """Each example ends with a collection of all garbage, which would go through what thousands of
+    other tests have left.
+    """
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @settings(max_examples=30)
 @given(load=LOADS, seed=st.integers(0, 2**32))
 def test_a_transaction_is_in_as_a_whole_or_not_at_all(load: Load, seed: int) -> None:
