@@ -174,7 +174,8 @@ def test_the_matcher_asks_exists_of_leaves_as_aws_does() -> None:
     for full in ({"a": {"b": "x"}}, {"a": {"b": ""}}):
         assert matches(there, full)
         assert not matches(absent, full)
-    for empty in ({"a": {"c": "x"}}, {"a": {}}, {}):
+    none: list[dict[str, Any]] = [{"a": {"c": "x"}}, {"a": {}}, {}]
+    for empty in none:
         assert not matches(there, empty)
         assert matches(absent, empty)
     with pytest.raises(NotImplementedError):
