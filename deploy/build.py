@@ -1,4 +1,4 @@
-"""Builds what runs in AWS: the zips of the two Lambdas, and the release that instances install.
+"""Builds what runs in AWS: the zips of the three Lambdas, and the release that instances install.
 
     python deploy/build.py                    everything, for arm64; needs the package index
     python deploy/build.py --arch x86_64 --config roomcast.toml
@@ -69,6 +69,7 @@ RUNTIME_HAS: Final = frozenset({"boto3", "botocore"})
 LAMBDAS: Final = (
     ("stream_lambda", "stream_lambda.handler", "StreamLambdaKey"),
     ("reaper_lambda", "roomcast.reaper.handler", "ReaperLambdaKey"),
+    ("events_lambda", "roomcast.events.handler", "EventsLambdaKey"),
 )
 # The instances': deploy/instance/install.sh.
 PYTHON_VERSION: Final = "3.12"

@@ -42,6 +42,7 @@ export type DataOutput =
   | "IdempotencyTableArn"
   | "NodesTableArn"
   | "PresenceTableArn"
+  | "PresenceStreamArn"
   | "TopicArn"
   | "TopicName"
   | "ShardTopicArns"
@@ -72,6 +73,12 @@ export interface FleetParameters {
    * Key of reaper_lambda-<sha256>.zip, as build.py printed it.
    */
   readonly reaperLambdaKey: string;
+
+  /**
+   * With EventsTargetArn only. Key of events_lambda-<sha256>.zip, as build.py printed it.
+   * @default ""
+   */
+  readonly eventsLambdaKey?: string;
 
   /**
    * Instances only. Key of release-<sha256>.tar, as build.py printed it, for the architecture of InstanceType.
@@ -313,6 +320,12 @@ export interface FleetParameters {
    * @default []
    */
   readonly consumerQueueArns?: string[];
+
+  /**
+   * Bus of EventBridge or queue of SQS, in this region, that is told who came and went and what was published, as far as nodes' options want it (docs/events.md). Empty: nobody is told, and nothing is made for it.
+   * @default ""
+   */
+  readonly eventsTargetArn?: string;
 
   /**
    * Key of KMS that encrypts queues, logs and what was given up on, with the policy that deploy/README.md has. The same for deploy/data.yaml. Empty: AWS's own keys.

@@ -167,21 +167,31 @@ def _list(value: Any) -> list[Any]:
 
 
 def matches(pattern: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
-    """A filter of events or records, as far as ours use it: exact values and anything-but."""
+    """A filter of events or records, as far as ours use it: exact values, anything-but and exists.
+
+    What is asked of a field below one that is not there is asked of a field that is not there.
+    """
     for key, wanted in pattern.items():
-        if key not in record:
-            return False
         if isinstance(wanted, dict):
-            if not matches(wanted, record[key]):
+            below = record.get(key)
+            if not matches(wanted, below if isinstance(below, Mapping) else {}):
                 return False
-        elif not any(
-            record[key] not in rule["anything-but"]
-            if isinstance(rule, dict)
-            else record[key] == rule
-            for rule in wanted
-        ):
+        elif not any(_meets(rule, key, record) for rule in wanted):
             return False
     return True
+
+
+def _meets(rule: Any, key: str, record: Mapping[str, Any]) -> bool:
+    if not isinstance(rule, dict):
+        return key in record and bool(record[key] == rule)
+    ((kind, argument),) = rule.items()
+    match kind:
+        case "exists":
+            # AWS asks it of leaves only.
+            return (key in record and not isinstance(record[key], Mapping)) is argument
+        case "anything-but":
+            return key in record and record[key] not in argument
+    raise NotImplementedError(kind)
 
 
 # ---- what the functions come to

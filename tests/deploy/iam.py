@@ -57,7 +57,8 @@ def _holds(operator: str, value: str | None, wanted: list[str]) -> bool:
     """Without IfExists, a key that the call does not have meets no condition."""
     if operator in ("StringEquals", "Bool"):
         return value in wanted
-    if operator == "StringLike":
+    # The keys of ours that have several values have one in each call.
+    if operator in ("StringLike", "ForAllValues:StringLike"):
         return value is not None and any(_like(value, each) for each in wanted)
     raise NotImplementedError(operator)
 

@@ -37,7 +37,11 @@ from deploy.build import (
 from tests.deploy.cloudformation import load
 
 ROOT: Final = Path(__file__).parents[2]
-FUNCTIONS: Final = {"StreamLambdaKey": "StreamLambda", "ReaperLambdaKey": "Reaper"}
+FUNCTIONS: Final = {
+    "StreamLambdaKey": "StreamLambda",
+    "ReaperLambdaKey": "Reaper",
+    "EventsLambdaKey": "EventsLambda",
+}
 # Stands in for the runtime's SDK: whatever is imported from it is there.
 STUB: Final = """\
 import sys, types
@@ -98,7 +102,7 @@ def test_two_builds_are_the_same_bytes(tmp_path: Path) -> None:
             [(path.relative_to(tmp_path / directory), path.read_bytes()) for path in files]
         )
     assert contents[0] == contents[1]
-    assert len(contents[0]) == 3
+    assert len(contents[0]) == 4
 
 
 def test_keys_end_in_the_digest_and_fit_the_template(tmp_path: Path) -> None:
@@ -107,7 +111,7 @@ def test_keys_end_in_the_digest_and_fit_the_template(tmp_path: Path) -> None:
     assert build.main(["--lambdas-only", "--config", str(config), "--out", str(tmp_path)]) == 0
     lines = (tmp_path / "parameters").read_text(encoding="utf-8").splitlines()
     keys = dict(line.split("=", 1) for line in lines)
-    assert keys.keys() == {"StreamLambdaKey", "ReaperLambdaKey", "ConfigKey"}
+    assert keys.keys() == {*FUNCTIONS, "ConfigKey"}
     for parameter, key in keys.items():
         content = (tmp_path / "s3" / key).read_bytes()
         assert hashlib.sha256(content).hexdigest() in key

@@ -98,16 +98,20 @@ WIDGET_PROPERTIES: Final = {
 # ---- CloudWatch
 
 
-def body(compute: str) -> dict[str, Any]:
-    """The dashboard of a stack."""
-    stack = evaluated(TEMPLATE, "chat", Compute=compute)
+EVENTS: Final = "arn:aws:sqs:eu-central-1:123456789012:events"
+
+
+def body(compute: str, events: str = "") -> dict[str, Any]:
+    """The dashboard of a stack. `events`: the target of events."""
+    stack = evaluated(TEMPLATE, "chat", Compute=compute, EventsTargetArn=events)
     text = stack.properties("Dashboard")["DashboardBody"]
     assert "${" not in text
     loaded: dict[str, Any] = json.loads(text)
     return loaded
 
 
-COMPUTES: Final = pytest.mark.parametrize("compute", ["ec2", "fargate"])
+STACKS: Final = [("ec2", ""), ("fargate", ""), ("ec2", EVENTS), ("fargate", EVENTS)]
+COMPUTES: Final = pytest.mark.parametrize("compute, events", STACKS)
 
 
 def full(metrics: Sequence[Sequence[Any]]) -> Iterator[tuple[list[str], dict[str, Any]]]:
@@ -131,8 +135,8 @@ def shown(dashboard: Mapping[str, Any]) -> Iterator[tuple[list[str], dict[str, A
 
 
 @COMPUTES
-def test_the_stack_s_dashboard_has_the_form_that_is_documented(compute: str) -> None:
-    dashboard = body(compute)
+def test_the_stack_s_dashboard_has_the_form_that_is_documented(compute: str, events: str) -> None:
+    dashboard = body(compute, events)
     assert set(dashboard) == {"widgets"}
     assert 0 < len(dashboard["widgets"]) <= WIDGETS_MAX
     taken: set[tuple[int, int]] = set()
@@ -155,8 +159,8 @@ def test_the_stack_s_dashboard_has_the_form_that_is_documented(compute: str) -> 
 
 
 @COMPUTES
-def test_its_graphs_have_the_form_that_is_documented(compute: str) -> None:
-    for widget in body(compute)["widgets"]:
+def test_its_graphs_have_the_form_that_is_documented(compute: str, events: str) -> None:
+    for widget in body(compute, events)["widgets"]:
         if widget["type"] != "metric":
             continue
         properties = widget["properties"]
@@ -184,14 +188,21 @@ def test_its_graphs_have_the_form_that_is_documented(compute: str) -> None:
                 assert len(names) % 2 == 0, "pairs of a dimension's name and value"
 
 
+def told_of_events() -> set[str]:
+    """The events Lambda's metrics: what it counts, as the form of its line has them."""
+    text = (ROOT / "service" / "roomcast" / "events" / "handler.py").read_text(encoding="utf-8")
+    counts = text.partition("    counts = {\n")[2].partition("    }\n")[0]
+    return set(re.findall(r'"(\w+)": ', counts))
+
+
 def _without_text(expression: str) -> str:
     return re.sub(r"'[^']*'", "", expression)
 
 
 @COMPUTES
-def test_it_shows_what_is_told_and_everything_that_nodes_tell(compute: str) -> None:
+def test_it_shows_what_is_told_and_everything_that_nodes_tell(compute: str, events: str) -> None:
     own: set[str] = set()
-    for names, options in shown(body(compute)):
+    for names, options in shown(body(compute, events)):
         if "expression" in options:
             for schema, metric in re.findall(
                 r"\{([^}]*)\} MetricName=\"(\w+)\"", options["expression"]
@@ -212,13 +223,13 @@ def test_it_shows_what_is_told_and_everything_that_nodes_tell(compute: str) -> N
             known, metrics = OF_AWS[namespace]
             assert metric in metrics, namespace
             assert dimensions in known, metric
-    assert own == published()
+    assert own == published() | (told_of_events() if events else set())
 
 
 @COMPUTES
-def test_what_took_time_is_shown_by_percentiles(compute: str) -> None:
+def test_what_took_time_is_shown_by_percentiles(compute: str, events: str) -> None:
     by_metric: dict[str, set[str]] = {}
-    for names, options in shown(body(compute)):
+    for names, options in shown(body(compute, events)):
         if names:
             by_metric.setdefault(names[1], set()).add(options["stat"])
     slow = {name for name in published() if name.endswith("Ms") and name != "QueueLagMs"}
@@ -228,14 +239,14 @@ def test_what_took_time_is_shown_by_percentiles(compute: str) -> None:
 
 
 @COMPUTES
-def test_it_shows_the_state_of_every_alarm_that_there_is(compute: str) -> None:
-    stack = evaluated(TEMPLATE, "chat", Compute=compute)
+def test_it_shows_the_state_of_every_alarm_that_there_is(compute: str, events: str) -> None:
+    stack = evaluated(TEMPLATE, "chat", Compute=compute, EventsTargetArn=events)
     names = {
         stack.properties(name)["AlarmName"]
         for name in stack.resources()
         if TEMPLATE["Resources"][name]["Type"] == "AWS::CloudWatch::Alarm"
     }
-    [widget] = [each for each in body(compute)["widgets"] if each["type"] == "alarm"]
+    [widget] = [each for each in body(compute, events)["widgets"] if each["type"] == "alarm"]
     arns = widget["properties"]["alarms"]
     assert 0 < len(arns) <= ALARMS_MAX
     assert {arn.rpartition(":")[0] for arn in arns} == {"arn:pseudo:cloudwatch:pseudo:pseudo:alarm"}
@@ -251,12 +262,13 @@ def test_the_emulator_takes_it() -> None:
             aws_access_key_id="test",
             aws_secret_access_key="test",
         )
-        for compute in ("ec2", "fargate"):
-            text = json.dumps(body(compute))
-            told = client.put_dashboard(DashboardName=compute, DashboardBody=text)
+        for number, (compute, events) in enumerate(STACKS):
+            name = f"stack-{number}"
+            text = json.dumps(body(compute, events))
+            told = client.put_dashboard(DashboardName=name, DashboardBody=text)
             assert not told.get("DashboardValidationMessages")
-            found = client.get_dashboard(DashboardName=compute)["DashboardBody"]
-            assert json.loads(found) == body(compute)
+            found = client.get_dashboard(DashboardName=name)["DashboardBody"]
+            assert json.loads(found) == body(compute, events)
 
 
 # ---- Grafana

@@ -84,7 +84,7 @@ def test_the_first_command_gives_everything_that_has_no_default() -> None:
     (tasks,) = (each for each in OF_FLEET if "Compute=fargate" in each and "SecretArn" in each)
     for command in (OF_FLEET[0], tasks):
         assert "$(cat dist/parameters)" in command
-        assert needed == built | (overridden(command).keys() & needed)
+        assert needed == (built | overridden(command).keys()) & needed
     # What the template's rules want of each form; the release's key is among the built ones.
     of_tasks = {"Compute", "ImageDigest", "ImageRepository"}
     assert overridden(tasks).keys() - overridden(OF_FLEET[0]).keys() == of_tasks

@@ -254,6 +254,8 @@ ON_TASKS: Final = {"Compute": "fargate", "ImageDigest": "sha256:1"}
         (EXISTING | {"PrivateRouteTableIds": "rtb-1"}, {"SharedVpcKeepsItsEndpoints"}),
         (EXISTING | {"Scheme": "internet-facing", "PublicSubnetIds": "subnet-3,subnet-4"}, set()),
         ({"DomainName": "chat.example.com", "HostedZoneId": "Z1"}, set()),
+        ({"EventsTargetArn": "arn:aws:sqs:x"}, {"EventsHaveCode"}),
+        ({"EventsTargetArn": "arn:aws:sqs:x", "EventsLambdaKey": "key"}, set()),
         (EXISTING | {"PrivateSubnetIds": ""}, {"ExistingVpcIsDescribed"}),
         ({"PrivateSubnetIds": "subnet-1,subnet-2"}, {"NewVpcIsNotDescribed"}),
         ({"EndpointSecurityGroupId": "sg-1"}, {"NewVpcIsNotDescribed"}),
@@ -686,7 +688,8 @@ def test_a_key_encrypts_everything_that_is_kept_and_passed_on() -> None:
         (use,) = statements(name, policy)
         assert use.resources == ({"Ref": "KmsKeyArn"},)
     # Whoever reads and writes tables and queues, and publishes.
-    assert references([each["Properties"]["Roles"] for each in policies.values()]) == {
+    holders = references([each["Properties"]["Roles"] for each in policies.values()])
+    assert holders - {"AWS::NoValue"} == {
         name
         for name in of_type("AWS::IAM::Role")
         if any(action.startswith(("dynamodb:", "sns:", "sqs:")) for action in allowed(name))
@@ -696,6 +699,8 @@ def test_a_key_encrypts_everything_that_is_kept_and_passed_on() -> None:
         ("Fleet", "InstanceKeyPolicy"),
         ("Service", "TaskKeyPolicy"),
         ("StreamMapping", "KeyPolicy"),
+        ("PresenceEventsMapping", "KeyPolicy"),
+        ("PublishedEventsMapping", "KeyPolicy"),
     ):
         after = {"Fn::If": [RESOURCES[policy]["Condition"], {"Ref": policy}, ""]}
         assert str(after) in str(RESOURCES[name]["Metadata"]["After"])
@@ -1192,6 +1197,9 @@ def test_handlers_exist_and_get_the_environment_that_they_read() -> None:
         "Reaper": (ROOT / "service" / "roomcast" / "reaper" / "handler.py").read_text(
             encoding="utf-8"
         ),
+        "EventsLambda": (ROOT / "service" / "roomcast" / "events" / "handler.py").read_text(
+            encoding="utf-8"
+        ),
     }
     functions = of_type("AWS::Lambda::Function")
     assert functions.keys() == read.keys()
@@ -1310,7 +1318,7 @@ def test_a_silent_canary_alarms_also_when_nobody_tells() -> None:
     assert alarm["Threshold"] > 3 * CONFIG.node.canary_interval_s
 
 
-@pytest.mark.parametrize("name", ["StreamLambda", "Reaper"])
+@pytest.mark.parametrize("name", ["StreamLambda", "Reaper", "EventsLambda"])
 def test_a_function_logs_where_its_role_lets_it(name: str) -> None:
     function = RESOURCES[name]["Properties"]
     group = function["LoggingConfig"]["LogGroup"]["Ref"]
@@ -1400,7 +1408,7 @@ def test_an_address_has_a_rate_of_requests_which_back_ends_have_not() -> None:
 
 def test_logs_are_not_kept_for_ever() -> None:
     groups = of_type("AWS::Logs::LogGroup")
-    assert len(groups) == 3
+    assert len(groups) == 4
     assert all(group["RetentionInDays"] == {"Ref": "LogRetentionDays"} for group in groups.values())
 
 

@@ -482,6 +482,7 @@ def everything_else(cloud: Cloud, data: Stack) -> dict[str, str]:
         "HostedZoneId": zone["HostedZone"]["Id"].rpartition("/")[2],
         "RedirectHttp": "true",
         "ConsumerQueueArns": f"arn:aws:sqs:{REGION}:{ACCOUNT}:a,arn:aws:sqs:{REGION}:{ACCOUNT}:b",
+        "EventsTargetArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:events.fifo",
         "AccessLogBucket": "access-logs",
         "InstanceType": "c7i.xlarge",
         "ImageId": newest_image(cloud, "x86_64"),
@@ -543,6 +544,7 @@ def stacks(cloud: Cloud, stack: Stack, tasks: Stack) -> list[Stack]:
     other = {"Processes": "3", "PrivateRouteTableIds": "", "DomainName": "", "HostedZoneId": ""}
     other |= OF_TASKS | {"TasksNow": "0", "MinInstances": "2"}
     other |= {"AccessLogs": "false", "RequestsPerAddress": "0"}
+    other |= {"EventsTargetArn": f"arn:aws:events:{REGION}:{ACCOUNT}:event-bus/events"}
     return [
         stack.kept,
         stack,

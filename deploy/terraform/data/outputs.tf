@@ -35,6 +35,11 @@ output "presence_table_arn" {
   value       = aws_cloudformation_stack.stack.outputs["PresenceTableArn"]
 }
 
+output "presence_stream_arn" {
+  description = "Its stream, for events."
+  value       = aws_cloudformation_stack.stack.outputs["PresenceStreamArn"]
+}
+
 output "topic_arn" {
   description = "The topic (aws.topic_arn)."
   value       = aws_cloudformation_stack.stack.outputs["TopicArn"]

@@ -6,6 +6,7 @@ locals {
     ArtifactBucket          = var.artifact_bucket
     StreamLambdaKey         = var.stream_lambda_key
     ReaperLambdaKey         = var.reaper_lambda_key
+    EventsLambdaKey         = var.events_lambda_key
     ReleaseKey              = var.release_key
     ConfigKey               = var.config_key
     SecretArn               = var.secret_arn
@@ -47,6 +48,7 @@ locals {
     TargetConnections       = tostring(var.target_connections)
     TargetCpuPercent        = tostring(var.target_cpu_percent)
     ConsumerQueueArns       = join(",", var.consumer_queue_arns)
+    EventsTargetArn         = var.events_target_arn
     KmsKeyArn               = var.kms_key_arn
     DeletionProtection      = tostring(var.deletion_protection)
     ReserveReaper           = tostring(var.reserve_reaper)

@@ -45,6 +45,18 @@ variable "reaper_lambda_key" {
   }
 }
 
+variable "events_lambda_key" {
+  type        = string
+  description = "With EventsTargetArn only. Key of events_lambda-<sha256>.zip, as build.py printed it."
+  default     = ""
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^(?:|[A-Za-z0-9/._-]*events_lambda-[0-9a-f]{64}\\.zip)$", var.events_lambda_key))
+    error_message = "events_lambda_key must match |[A-Za-z0-9/._-]*events_lambda-[0-9a-f]{64}\\.zip."
+  }
+}
+
 variable "release_key" {
   type        = string
   description = "Instances only. Key of release-<sha256>.tar, as build.py printed it, for the architecture of InstanceType."
@@ -524,6 +536,18 @@ variable "consumer_queue_arns" {
   validation {
     condition     = can(regex("^(?:|arn:[a-z-]+:sqs:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,80}(\\.fifo)?(,arn:[a-z-]+:sqs:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,80}(\\.fifo)?)*)$", join(",", var.consumer_queue_arns)))
     error_message = "consumer_queue_arns must match |arn:[a-z-]+:sqs:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,80}(\\.fifo)?(,arn:[a-z-]+:sqs:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,80}(\\.fifo)?)*."
+  }
+}
+
+variable "events_target_arn" {
+  type        = string
+  description = "Bus of EventBridge or queue of SQS, in this region, that is told who came and went and what was published, as far as nodes' options want it (docs/events.md). Empty: nobody is told, and nothing is made for it."
+  default     = ""
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^(?:|arn:[a-z-]+:events:[a-z0-9-]+:[0-9]{12}:event-bus/[A-Za-z0-9/_.-]+|arn:[a-z-]+:sqs:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,80}(\\.fifo)?)$", var.events_target_arn))
+    error_message = "events_target_arn must match |arn:[a-z-]+:events:[a-z0-9-]+:[0-9]{12}:event-bus/[A-Za-z0-9/_.-]+|arn:[a-z-]+:sqs:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,80}(\\.fifo)?."
   }
 }
 

@@ -4,8 +4,9 @@
 is the shell around EventBridge, SQS and the presence table. It imports only boto3 and the standard
 library besides them, so that the zip needs no build.
 
-Its environment: ROOMCAST_EVENTS_TARGET, the ARN of an event bus or the URL of a queue; and
-ROOMCAST_PRESENCE_TABLE, the name of the table with the states of channels.
+Its environment: ROOMCAST_EVENTS_TARGET, the ARN of an event bus, or the ARN or URL of a queue, in
+the function's Region; and ROOMCAST_PRESENCE_TABLE, the name of the table with the states of
+channels.
 """
 
 from __future__ import annotations
@@ -159,7 +160,8 @@ def _put(client: Any, target: Target, entries: Sequence[Mapping[str, Any]]) -> d
             )
             for number in range(len(entries))
         }
-    answer = client.send_message_batch(QueueUrl=target.name, Entries=list(entries))
+    url = target.queue_url(client.meta.endpoint_url)
+    answer = client.send_message_batch(QueueUrl=url, Entries=list(entries))
     codes = dict.fromkeys(range(len(entries)), "missing in the answer")
     codes |= {int(each["Id"]): str(each.get("Code")) for each in answer.get("Failed", ())}
     return codes | {int(each["Id"]): "" for each in answer.get("Successful", ())}

@@ -24,8 +24,11 @@ __all__ = [
     "target_of",
 ]
 
-# PutEvents and SendMessageBatch: both bounds hold for one call. AWS has raised the second for both
-# of them since, not in every Region.
+# PutEvents and SendMessageBatch: both bounds hold for one call. PutEvents: at most 10 entries
+# (https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_PutEvents.html), which are less
+# than 256 KB together, by source, type, time and detail
+# (https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-putevent-size.html). More than that,
+# which AWS may take in some Regions, is never tried.
 CALL_ENTRIES_MAX: Final = 10
 CALL_BYTES_MAX: Final = 256 * 1024
 # What PutEvents counts of an entry besides its detail: source, type and time, with room to spare.
@@ -36,6 +39,9 @@ SOURCE: Final = "roomcast"
 # bytes of a channel's name and of a user's.
 _PAYLOADS: Final = ("data", "b64data", "tags", "info", "conn_info", "chan_info")
 _BUS: Final = re.compile(r"arn:[a-z-]+:events:([a-z0-9-]+):[0-9]{12}:event-bus/[A-Za-z0-9/_.-]+")
+_QUEUE_ARN: Final = re.compile(
+    r"arn:[a-z-]+:sqs:[a-z0-9-]+:([0-9]{12}):([A-Za-z0-9_-]{1,80}(\.fifo)?)"
+)
 _QUEUE: Final = re.compile(r"https?://[^\s/]+/[^\s]*?([A-Za-z0-9_-]+(\.fifo)?)")
 
 
@@ -45,11 +51,19 @@ class NoTarget(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where events go: the ARN of a bus, or a queue's URL."""
+    """Where events go. `name`: the ARN of a bus, or a queue's URL; or only that URL's path,
+    "/account/name", where the queue's ARN was given.
+    """
 
     name: str
     is_bus: bool
     is_fifo: bool
+
+    def queue_url(self, endpoint: str) -> str:
+        """The queue's URL. `endpoint`: the URL of SQS in this Region, which differs from partition
+        to partition.
+        """
+        return f"{endpoint.rstrip('/')}{self.name}" if self.name.startswith("/") else self.name
 
     def entry(self, number: int, body: Body) -> dict[str, Any]:
         """`body` as an entry of a call."""
@@ -83,9 +97,11 @@ def target_of(name: str) -> Target:
     """Raises NoTarget."""
     if _BUS.fullmatch(name):
         return Target(name, True, False)
+    if match := _QUEUE_ARN.fullmatch(name):
+        return Target(f"/{match[1]}/{match[2]}", False, match[3] is not None)
     if match := _QUEUE.fullmatch(name):
         return Target(name, False, match[2] is not None)
-    raise NoTarget("must be the ARN of an event bus, or the URL of an SQS queue")
+    raise NoTarget("must be the ARN of an event bus, or the ARN or URL of an SQS queue")
 
 
 def bodies(events: Sequence[Event]) -> list[Body]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,9 @@ from roomcast.events.targets import (
 )
 
 BUS = "arn:aws:events:eu-central-1:123456789012:event-bus/back-end"
-QUEUE = "https://sqs.eu-central-1.amazonaws.com/123456789012/events"
+ENDPOINT = "https://sqs.eu-central-1.amazonaws.com"
+QUEUE = f"{ENDPOINT}/123456789012/events"
+QUEUE_ARN = "arn:aws:sqs:eu-central-1:123456789012:events"
 
 
 def event(number: int, data: Any = None, user: str = "ann") -> Event:
@@ -35,6 +38,7 @@ class Client:
     """A target's client that refuses events by their number."""
 
     def __init__(self, refused: Sequence[int] = (), fails_at: int = 0) -> None:
+        self.meta = SimpleNamespace(endpoint_url=ENDPOINT)
         self.taken: list[Mapping[str, Any]] = []
         self._refused = {f"published:room:e:{number}" for number in refused}
         self._fails_at = fails_at
@@ -95,7 +99,7 @@ def test_a_user_without_measure_fits_as_well() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [BUS, QUEUE, f"{QUEUE}.fifo"])
+@pytest.mark.parametrize("name", [BUS, QUEUE, f"{QUEUE}.fifo", QUEUE_ARN, f"{QUEUE_ARN}.fifo"])
 def test_what_is_refused_comes_again_and_all_behind_it(name: str) -> None:
     target = target_of(name)
     texts = bodies([event(number) for number in range(1, 25)])
@@ -131,6 +135,24 @@ def test_a_fifo_queue_gets_a_group_and_an_id_of_what_it_takes() -> None:
         == (entry["MessageDeduplicationId"])
     )
     assert "MessageGroupId" not in target_of(QUEUE).entry(0, body)
+
+
+@pytest.mark.parametrize(
+    "partition, endpoint",
+    [
+        ("aws", ENDPOINT),
+        ("aws-cn", "https://sqs.cn-north-1.amazonaws.com.cn"),
+        ("aws", "http://127.0.0.1:4566/"),
+    ],
+)
+@pytest.mark.parametrize("name", ["events", "events.fifo"])
+def test_a_queue_s_url_follows_from_its_arn_in_every_partition(
+    partition: str, endpoint: str, name: str
+) -> None:
+    target = target_of(f"arn:{partition}:sqs:some-region-1:123456789012:{name}")
+    assert target.queue_url(endpoint) == f"{endpoint.rstrip('/')}/123456789012/{name}"
+    assert (target.is_bus, target.is_fifo) == (False, name.endswith(".fifo"))
+    assert target_of(QUEUE).queue_url(endpoint) == QUEUE
 
 
 @pytest.mark.parametrize("name", ["", "events", "arn:aws:sqs:eu-central-1:1:q", "ftp://a/b"])
