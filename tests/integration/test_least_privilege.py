@@ -44,6 +44,9 @@ TERMINATE: Final = "roomcast-terminate"
 # A queue of back ends.
 WORK: Final = "work"
 WORK_ARN: Final = f"arn:aws:sqs:{REGION}:{ACCOUNT}:{WORK}"
+# Only of entries whose client is there under another lease, and only where events are wanted:
+# tests/contract/test_events.py.
+MARKS: Final = f"dynamodb:UpdateItem on arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{PREFIX}presence"
 COMMAND_S: Final = 60
 FIXTURES: Final = ROOT / "tests"
 RESOURCES: Final[Mapping[str, Any]] = load()["Resources"]
@@ -313,7 +316,8 @@ async def test_an_instance_may_do_what_a_node_does_and_nothing_else(aws: Aws) ->
         assert refused("InstanceRole", at.all_calls, topic) == set()
         # Only of messages that may succeed another time: tests/unit/consumers.
         left = f"Consume: sqs:ChangeMessageVisibility on {WORK_ARN}"
-        assert unused("InstanceRole", at.all_calls, topic) == {left}
+        marked = f"KeepPresence: {MARKS}"
+        assert unused("InstanceRole", at.all_calls, topic) == {left, marked}
 
 
 async def test_the_stream_lambda_may_publish_and_nothing_else(aws: Aws) -> None:
@@ -402,7 +406,7 @@ async def test_the_reaper_may_do_what_it_does_and_nothing_else(aws: Aws) -> None
         await python(reap(event), environ)
         assert machine.state == "Terminated"
         assert refused("ReaperRole", at.all_calls, topic) == set()
-        assert unused("ReaperRole", at.all_calls, topic) == set()
+        assert unused("ReaperRole", at.all_calls, topic) == {f"RemovePresence: {MARKS}"}
 
 
 def reap(event: Mapping[str, Any]) -> str:
