@@ -222,6 +222,7 @@ async def test_what_the_client_could_not_send_again_may_be_in(
         {CHANNEL: [Message(1)] * 501},
         {CHANNEL: [Message("x" * 128 * 1024)]},
         {CHANNEL: [Message(float("nan"))]},
+        {CHANNEL: [Message({"n": -(10**309)})]},
         {CHANNEL: [Message("\ud800")]},
         {CHANNEL: [Message({1, 2})]},
         {CHANNEL: [Message(1, {"a": 2})]},  # type: ignore[dict-item]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeVar
 
@@ -122,6 +122,10 @@ class MemoryWorld:
         self.presence: dict[str, dict[tuple[str, str], Member]] = {}
         # The number of the write of each entry, by channel, node and client.
         self.presence_writes: dict[tuple[str, str, str], int] = {}
+        # Entries that were marked as moved; and those that were removed without it, of which events
+        # say that their clients left. By channel, node and client.
+        self.presence_moved: set[tuple[str, str, str]] = set()
+        self.presence_left: list[tuple[str, str, str]] = []
         self._presence_calls = 0
         self._faults: dict[str, deque[_Fault]] = defaultdict(deque)
         self._late: list[Callable[[], object]] = []
@@ -388,7 +392,7 @@ class MemoryPresence:
         await self._world.perform("remove", effect)
 
     async def moved(self, channel: str, member: Member) -> None:
-        """Nobody is told of what happens here."""
+        await self._world.perform("moved", lambda: self._move(channel, member.node, (member.info,)))
 
     async def keep_out(self, channel: str, member: Member) -> None:
         key, number = (member.node, member.info.client), self._world.next_presence_write()
@@ -421,11 +425,13 @@ class MemoryPresence:
 
         return await self._world.perform("entries", effect)
 
-    async def clear(self, node: str, channel: str, moved: Collection[str] = ()) -> bool:  # noqa: ARG002 - nobody is told
+    async def clear(self, node: str, channel: str, moved: Collection[str] = ()) -> bool:
         def effect() -> bool:
             entries = self._entries(node, channel)
+            infos = [member.info for member in entries[:ENTRIES_PAGE]]
+            self._move(channel, node, [info for info in infos if info.client in moved])
             for member in entries[:ENTRIES_PAGE]:
-                del self._world.presence[channel][node, member.info.client]
+                self._take(channel, (node, member.info.client))
                 self._world.presence_writes.pop((channel, node, member.info.client), None)
             if not self._world.presence.get(channel, True):
                 del self._world.presence[channel]
@@ -438,10 +444,25 @@ class MemoryPresence:
         return await self._world.perform("clear", effect)
 
     def _remove(self, channel: str, key: tuple[str, str]) -> None:
-        members = self._world.presence.get(channel, {})
-        members.pop(key, None)
-        if not members:
+        self._take(channel, key)
+        if not self._world.presence.get(channel):
             self._world.presence.pop(channel, None)
+
+    def _move(self, channel: str, node: str, infos: Iterable[ClientInfo]) -> None:
+        """Mark those of the entries that exist."""
+        members = self._world.presence.get(channel, {})
+        self._world.presence_moved |= {
+            (channel, node, info.client) for info in infos if (node, info.client) in members
+        }
+
+    def _take(self, channel: str, key: tuple[str, str]) -> None:
+        """Remove an entry, if there is one: the mark goes with it."""
+        if self._world.presence.get(channel, {}).pop(key, None) is None:
+            return
+        if (channel, *key) in self._world.presence_moved:
+            self._world.presence_moved.remove((channel, *key))
+        else:
+            self._world.presence_left.append((channel, *key))
 
     def _channels(self, node: str) -> list[str]:
         kept_out = {channel for channel, other, _ in self._world.presence_writes if other == node}

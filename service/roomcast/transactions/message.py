@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -62,6 +63,14 @@ def _text(channel: str, message: Message, now_ms: int) -> str:
         text = json.dumps(stored, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         # Half a surrogate pair is text in Python, and none in UTF-8.
         text.encode()
+        # Python writes any integer, and no reader of the log takes one that no double holds.
+        json.loads(text, parse_int=_in_range)
     except (TypeError, ValueError) as error:
         raise InvalidMessage(f"{channel}: data is no JSON value: {error}") from error
     return text
+
+
+def _in_range(number: str) -> None:
+    """Raises ValueError for an integer that is infinite as a double."""
+    if math.isinf(float(number)):
+        raise ValueError("a number that no double holds")

@@ -42,6 +42,7 @@ from roomcast.testing.memory import (
     MemoryWorld,
     Stage,
 )
+from roomcast.wire.event_kinds import connections_of
 from roomcast.wire.publication import ClientInfo
 from tests.unit.worlds import no_jitter
 
@@ -370,6 +371,24 @@ async def test_who_is_there_under_another_lease_has_not_left(world: World) -> No
     }
     assert node.members == 3
     assert ("x", "x-c0") not in world.memory.presence[ROOM], "its old entry goes all the same"
+    # Events say the same.
+    assert sorted(world.memory.presence_left) == [
+        ("own-x", "x", "x-c0"),
+        ("own-x", "x", "x-c1"),
+        (ROOM, "x", "x-c1"),
+    ]
+
+
+async def test_connections_end_without_a_signal_unless_they_moved(world: World) -> None:
+    world.node("a")
+    world.node("x", silent_ms=DEAD_MS, members=0)
+    connections = connections_of("x")
+    world.enter(connections, "x", ["c0", "c1"])
+    world.enter(connections, "x2", ["c0"])
+    await world.reaper.run()
+    assert world.leaves == []
+    assert world.memory.presence_left == [(connections, "x", "c1")]
+    assert set(world.memory.presence[connections]) == {("x2", "c0")}
 
 
 async def test_an_entry_under_another_dead_node_holds_nobody(world: World) -> None:
