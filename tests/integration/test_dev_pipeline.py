@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -150,7 +151,10 @@ def test_provision_twice_changes_nothing(endpoint: str) -> None:
     second = provision(endpoint, "twice-", region=REGION, credentials=DUMMY_CREDENTIALS)
     names = {f"twice-{name}" for name in ("channels", "idempotency", "nodes", "presence")}
     assert set(first.created) == set(first.tables) == names
-    assert second == Provisioned(first.topic_arn, first.stream_arn, first.tables, ())
+    assert second == replace(first, created=())
+    assert first.presence_table == "twice-presence"
+    assert first.presence_stream_arn
+    assert first.events_queue_url == "", "none was wanted"
     assert first.topic_arn.endswith(":roomcast-topic")
 
 

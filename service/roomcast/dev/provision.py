@@ -64,8 +64,8 @@ class EmulatorUnreachable(ProvisionError):
 @dataclass(frozen=True, slots=True)
 class Provisioned:
     """The resources that exist now. `created` names the new tables. `topic_shards`: their number,
-    1 = there is only the base topic, `topic_arn`. `presence_table` and its stream: for events,
-    which go to the queue at `events_queue_url`; "" = none was wanted.
+    1 = there is only the base topic, `topic_arn`. `presence_table` and its stream are what events
+    are made of. `events_queue_url`: where they go; "" = none are wanted.
     """
 
     topic_arn: str

@@ -8,8 +8,8 @@ from benchmarks.walk import Leg, walk
 # One of them, delivery/way.py, only measures how long each part took.
 PASSED_MAX = 19
 # Six of them are to that file and from it, and two count what all take in a turn. One is to the
-# names of channels, which the Lambdas share, and their options not. One asks these whether back ends
-# are told of what is published.
+# names of channels, which the Lambdas share, and their options not. One asks these whether back
+# ends are told of what is published.
 MOVES_MAX = 64
 # On a busy machine a callback that has to do with something else may come between two of the way,
 # which counts as a move.
