@@ -145,7 +145,12 @@ class World:
             await log.put_item(self.canary, tail_valid_until_ms=self.clock.now_ms() + 60_000)
         told: list[Finding] = []
         tables = [
-            WantedTable(each.name, "StreamSpecification" in each.create, each.ttl_attribute or "")
+            WantedTable(
+                each.name,
+                each.name.endswith("channels"),
+                each.ttl_attribute or "",
+                has_events=each.name.endswith("presence"),
+            )
             for each in table_schemas(self.config.aws.table_prefix)
         ]
         checks = SetupChecks(

@@ -192,7 +192,7 @@ async def _set_up(config: Config, *, as_json: bool) -> list[Finding]:
     """What was read of the set-up. Before the checks, whose canary would hide another's."""
     from roomcast import __version__
     from roomcast.auth.verifier import HMAC_KEY_BYTES_MIN
-    from roomcast.aws.schema import table_schemas
+    from roomcast.aws.schema import channels_table, presence_table, table_schemas
     from roomcast.aws.setup import read_setup
     from roomcast.serve.aws_ports import aws_ports, instance_queue, region_of
     from roomcast.setup.checks import SetupChecks, WantedTable
@@ -200,7 +200,12 @@ async def _set_up(config: Config, *, as_json: bool) -> list[Finding]:
 
     aws, region = config.aws, region_of(config.aws)
     tables = [
-        WantedTable(schema.name, "StreamSpecification" in schema.create, schema.ttl_attribute or "")
+        WantedTable(
+            schema.name,
+            schema.name == channels_table(aws.table_prefix),
+            schema.ttl_attribute or "",
+            has_events=schema.name == presence_table(aws.table_prefix),
+        )
         for schema in table_schemas(aws.table_prefix)
     ]
     clock = SystemClock()

@@ -24,11 +24,14 @@ from roomcast.setup.causes import advice
 from roomcast.setup.ports import SetupReader
 from roomcast.setup.readings import Table
 from roomcast.setup.rules import (
+    EVENTS_FINDING,
     MAPPING_FINDING,
     clock_finding,
     consumer_finding,
+    events_finding,
     function_finding,
     generation_finding,
+    gets_appends,
     key_finding,
     mapping_finding,
     node_finding,
@@ -53,11 +56,15 @@ Work = Callable[[], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class WantedTable:
-    """A table that there should be. `expires_by`: the attribute of TTL, "" = none."""
+    """A table that there should be. `is_log`: the stream Lambda reads its stream. `expires_by`: the
+    attribute of TTL, "" = none. `has_events`: the events Lambda reads its stream, if events are
+    wanted.
+    """
 
     name: str
-    has_stream: bool
+    is_log: bool
     expires_by: str
+    has_events: bool = False
 
 
 class SetupChecks:
@@ -168,13 +175,15 @@ class SetupChecks:
             return
         if table.key:
             self._under(table.key, "tables")
-        if wanted.has_stream:
+        if wanted.is_log:
             if table.answered_ms:
                 self._found(clock_finding(here_ms, table.answered_ms))
             self._found(place_finding(self._config.aws.topic_arn, table))
             self._found(stream_finding(wanted.name, table, self._region))
             if table.stream_arn:
                 await self._check(MAPPING_FINDING, partial(self._lambda, table))
+        if wanted.has_events and _wants_events(self._config):
+            await self._check(EVENTS_FINDING, partial(self._events, table))
         if wanted.expires_by:
             await self._check(f"TTL of {wanted.name}", partial(self._expiry, wanted))
 
@@ -189,8 +198,17 @@ class SetupChecks:
             self._found(Finding(MAPPING_FINDING, "note", told))
             return
         self._found(mapping_finding(mappings, self._region))
-        for name in dict.fromkeys(mapping.function for mapping in mappings if mapping.function):
+        of_appends = [each for each in mappings if gets_appends(each)]
+        for name in dict.fromkeys(each.function for each in of_appends if each.function):
             await self._check("stream Lambda", partial(self._function, name))
+
+    async def _events(self, table: Table) -> None:
+        mappings = await self._reader.mappings(table.stream_arn) if table.stream_arn else ()
+        if not mappings and self._config.aws.endpoint_url:
+            told = "there is none: an emulator's stream is read otherwise"
+            self._found(Finding(EVENTS_FINDING, "note", told))
+            return
+        self._found(events_finding(table, mappings, self._region))
 
     async def _function(self, name: str) -> None:
         aws, function = self._config.aws, await self._reader.function(name)
@@ -261,3 +279,10 @@ class SetupChecks:
     async def _key(self, key: str, what: str) -> None:
         found = await self._reader.key(key)
         self._found(key_finding(what, found, sends=key in self._queue_keys))
+
+
+def _wants_events(config: Config) -> bool:
+    """Whether back ends are told of anything."""
+    return bool(config.client.events) or any(
+        options.events for options in config.channel.all_options()
+    )

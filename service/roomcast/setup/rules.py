@@ -30,6 +30,7 @@ __all__ = [
     "CLOCK_REFUSED_MS",
     "CLOCK_WARNED_MS",
     "DOCTOR",
+    "EVENTS_FINDING",
     "FILTER",
     "KEY_FINDING",
     "LATELY_MS",
@@ -37,8 +38,10 @@ __all__ = [
     "RECEIVES_MIN",
     "clock_finding",
     "consumer_finding",
+    "events_finding",
     "function_finding",
     "generation_finding",
+    "gets_appends",
     "key_finding",
     "mapping_finding",
     "node_finding",
@@ -69,6 +72,7 @@ FILTER: Final = (
 # The beginning of the id under which `roomcast doctor` writes.
 DOCTOR: Final = "doctor-"
 MAPPING_FINDING: Final = "event source mapping"
+EVENTS_FINDING: Final = "events Lambda"
 KEY_FINDING: Final = "key of KMS"
 _REPORTS: Final = "ReportBatchItemFailures"
 # What the Lambda must get, as a filter sees it.
@@ -84,7 +88,10 @@ _APPEND: Final[Mapping[str, Any]] = {
         "StreamViewType": "NEW_IMAGE",
     },
 }
-_VIEWS: Final = frozenset({"NEW_IMAGE", "NEW_AND_OLD_IMAGES"})
+_EVENTS_VIEW: Final = "NEW_AND_OLD_IMAGES"
+_VIEWS: Final = frozenset({"NEW_IMAGE", _EVENTS_VIEW})
+# States of a mapping that works, or soon does.
+_ON: Final = ("Enabled", "Enabling", "Updating", "Creating")
 _SNS: Final = "sns.amazonaws.com"
 # A secret of so few different characters can be guessed.
 _VARIETY_MIN: Final = 8
@@ -184,9 +191,47 @@ def mapping_finding(mappings: Sequence[StreamMapping], region: str) -> Finding:
     return min(judged, key=lambda each: ("ok", "note", "warning", "failed").index(each.outcome))
 
 
+def gets_appends(mapping: StreamMapping) -> bool:
+    """Whether its filter lets through what is appended, as far as it can be judged. That of the
+    events Lambda lets only through what has a mark.
+    """
+    return not mapping.filters or any(_accepts(each) is not False for each in mapping.filters)
+
+
+def events_finding(table: Table, mappings: Sequence[StreamMapping], region: str) -> Finding:
+    """Whether a Lambda gets what events are made of: the stream of the presence table."""
+    if table.view != _EVENTS_VIEW:
+        return Finding(
+            EVENTS_FINDING,
+            "failed",
+            f"the stream of its table is {f'of {table.view}' if table.view else 'off'}, and events "
+            f"need {_EVENTS_VIEW}: nobody is told of them",
+            "update the stack of data.yaml, which turns it on",
+        )
+    if not mappings:
+        return Finding(
+            EVENTS_FINDING,
+            "failed",
+            "events are wanted, and no Lambda reads the stream of presence: nobody is told of them",
+            "set EventsTargetArn and EventsLambdaKey of the stack of template.yaml, or take the "
+            "options `events` out",
+        )
+    on = [each for each in mappings if each.state in _ON]
+    if not on:
+        states = ", ".join(sorted({each.state or "in no state" for each in mappings}))
+        return Finding(
+            EVENTS_FINDING,
+            "failed",
+            f"its mapping is {states}: nobody is told of events",
+            f"aws lambda update-event-source-mapping --uuid {mappings[0].uuid} --region {region} "
+            "--enabled",
+        )
+    return Finding(EVENTS_FINDING, "ok", f"{on[0].state}, behind the stream of presence")
+
+
 def _judged(mapping: StreamMapping, region: str) -> Finding:
     update = f"aws lambda update-event-source-mapping --uuid {mapping.uuid} --region {region}"
-    if mapping.state not in ("Enabled", "Enabling", "Updating", "Creating"):
+    if mapping.state not in _ON:
         why = f" ({mapping.why})" if mapping.why else ""
         return Finding(
             MAPPING_FINDING,
@@ -194,8 +239,7 @@ def _judged(mapping: StreamMapping, region: str) -> Finding:
             f"{mapping.uuid} is {mapping.state or 'in no state'}{why}: the Lambda gets nothing",
             f"{update} --enabled",
         )
-    accepted = [_accepts(pattern) for pattern in mapping.filters]
-    if mapping.filters and not any(accept is not False for accept in accepted):
+    if not gets_appends(mapping):
         return Finding(
             MAPPING_FINDING,
             "failed",
@@ -224,6 +268,7 @@ def _judged(mapping: StreamMapping, region: str) -> Finding:
             f"does not have {_REPORTS}: after a failure all of a batch is published again",
             f"{update} --function-response-types {_REPORTS}",
         )
+    accepted = [_accepts(pattern) for pattern in mapping.filters]
     if None in accepted and True not in accepted:
         return Finding(
             MAPPING_FINDING, "note", f"cannot judge its filter: {'; '.join(mapping.filters)}"

@@ -54,6 +54,8 @@ class Reader:
     async def table(self, name: str) -> Table | None:
         self._reads("table")
         arn = f"arn:aws:dynamodb:eu-west-1:123456789012:table/{name}"
+        if name == "t-presence":
+            return Table(arn, "NEW_AND_OLD_IMAGES", "arn:stream", key="arn:key")
         return Table(arn, "NEW_IMAGE", "arn:stream", key="arn:key")
 
     async def expires_by(self, table: str) -> str:
@@ -66,7 +68,7 @@ class Reader:
 
     async def function(self, name: str) -> Function:
         self._reads("function")
-        return Function(name, TOPIC, "")
+        return Function(name, TOPIC if name == "f" else "", "")
 
     async def topic(self, arn: str) -> Topic | None:
         self._reads("topic")
@@ -94,6 +96,7 @@ class World:
         self.clock = ManualClock()
         self.aws = AwsConfig(topic_arn=TOPIC)
         self.consumers: tuple[ConsumerConfig, ...] = ()
+        self.events: tuple[str, ...] = ()
         self.lives("n1")
 
     def lives(self, node: str) -> None:
@@ -105,12 +108,21 @@ class World:
     async def run(self) -> dict[str, Finding]:
         told: list[Finding] = []
         checks = SetupChecks(
-            replace(Config(), aws=self.aws, consumers=self.consumers),
+            replace(
+                Config(),
+                aws=self.aws,
+                consumers=self.consumers,
+                client=replace(Config().client, events=self.events),
+            ),
             self.reader,
             MemoryLeases(self.memory),
             MemoryChannelTable(self.memory, self.clock),
             self.clock,
-            [WantedTable("t-channels", True, "expires_at"), WantedTable("t-nodes", False, "")],
+            [
+                WantedTable("t-channels", True, "expires_at"),
+                WantedTable("t-nodes", False, ""),
+                WantedTable("t-presence", False, "", has_events=True),
+            ],
             told.append,
             region="eu-west-1",
             version="1",
@@ -179,6 +191,23 @@ async def test_an_emulator_needs_no_lambda(world: World) -> None:
     assert needs_attention(await world.run()) == {"event source mapping": "failed"}
     world.aws = replace(world.aws, endpoint_url="http://127.0.0.1:5000")
     assert (await world.run())["event source mapping"].outcome == "note"
+
+
+async def test_the_events_lambda_is_looked_for_where_events_are_wanted(world: World) -> None:
+    assert "events Lambda" not in await world.run()
+    world.events = ("connected",)
+    assert (await world.run())["events Lambda"].outcome == "ok"
+    world.reader.mapped = []
+    assert (await world.run())["events Lambda"].outcome == "failed"
+    world.aws = replace(world.aws, endpoint_url="http://127.0.0.1:5000")
+    assert (await world.run())["events Lambda"].outcome == "note"
+
+
+async def test_the_events_lambda_is_not_taken_for_the_stream_lambda(world: World) -> None:
+    marked = '{"dynamodb":{"NewImage":{"events":{"S":[{"exists":true}]}}}}'
+    events = StreamMapping("e", "events", "Enabled", "", "OK", [marked], True)
+    world.reader.mapped = [*world.reader.mapped, events]
+    assert needs_attention(await world.run()) == {}
 
 
 async def test_queues_of_consumers_that_are_enabled(world: World) -> None:

@@ -28,8 +28,10 @@ from roomcast.setup.rules import (
     LATELY_MS,
     clock_finding,
     consumer_finding,
+    events_finding,
     function_finding,
     generation_finding,
+    gets_appends,
     key_finding,
     mapping_finding,
     node_finding,
@@ -181,6 +183,32 @@ def test_a_stream_that_nobody_reads() -> None:
     found = mapping_finding([], REGION)
     assert found.outcome == "failed"
     assert "no Lambda reads" in found.told
+
+
+def test_the_mapping_of_events_is_not_that_of_appends() -> None:
+    marked = '{"dynamodb":{"NewImage":{"events":{"S":[{"exists":true}]}}}}'
+    events = replace(MAPPING, filters=(marked,))
+    assert not gets_appends(events)
+    assert mapping_finding([events], REGION).outcome == "failed"
+    assert mapping_finding([events, MAPPING], REGION).outcome == "ok"
+
+
+@pytest.mark.parametrize(
+    "view, states, outcome, told",
+    [
+        ("NEW_AND_OLD_IMAGES", ["Disabled", "Enabled"], "ok", "Enabled"),
+        ("NEW_AND_OLD_IMAGES", ["Disabled"], "failed", "its mapping is Disabled"),
+        ("NEW_AND_OLD_IMAGES", [], "failed", "no Lambda reads"),
+        ("NEW_IMAGE", ["Enabled"], "failed", "is of NEW_IMAGE"),
+        ("", [], "failed", "is off"),
+    ],
+)
+def test_what_events_are_made_of(view: str, states: list[str], outcome: str, told: str) -> None:
+    mappings = [replace(MAPPING, state=state) for state in states]
+    found = events_finding(replace(TABLE, view=view), mappings, REGION)
+    assert (found.name, found.outcome) == ("events Lambda", outcome)
+    assert told in found.told
+    assert bool(found.ask) is (outcome == "failed")
 
 
 def test_of_several_mappings_one_is_enough() -> None:
