@@ -2,8 +2,8 @@
 the topic of its channel.
 
 `plan` is the pure part: stream records in, PublishBatch entries out. `publish` and `publish_all`
-are the shell around SNS. The module imports only boto3 and the modules of `roomcast` for envelopes
-and items, so that the zip needs no build.
+are the shell around SNS. The module imports only the modules of `roomcast` for envelopes, items and
+batches of a stream, so that the zip needs no build.
 
 Order is not kept here, and no reader relies on it: DynamoDB Streams promise order for one item
 only, and each append is an item of its own. Sequence numbers serve only the partial batch response.
@@ -11,35 +11,34 @@ only, and each append is an item of its own. Sequence numbers serve only the par
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Final
-from urllib.parse import urlsplit
-
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, checked_pubs, pack, record_text
 from roomcast.delivery.shards import SHARDS_MAX, homes, topic_of
 from roomcast.log.item import HEAD_OFFSET, MalformedItem, parse_log_item
+from roomcast.stream_batch import (
+    CALL_S_MAX,
+    bounded_client,
+    lowest,
+    reason_of,
+    report,
+    response,
+    time_left,
+)
 
 __all__ = [
-    "AWS_DOMAINS",
     "BATCH_BYTES_MAX",
     "BATCH_ENTRIES_MAX",
-    "CALL_S_MAX",
     "RECORD_BYTES_MAX",
     "Entry",
-    "NotOfAws",
     "Outcome",
     "Planned",
     "calls",
@@ -57,20 +56,6 @@ BATCH_BYTES_MAX: Final = 256 * 1024
 RECORD_BYTES_MAX: Final = ENVELOPE_BYTES_MAX - 64
 assert ENVELOPE_BYTES_MAX <= BATCH_BYTES_MAX, "every envelope fits a call of its own"
 
-# SNS answers in tens of ms. A call that hangs is cut off well before the function's own time-out,
-# because the event source mapping sends the records again anyway.
-_SNS_CONNECT_TIMEOUT_S: Final = 2
-_SNS_READ_TIMEOUT_S: Final = 5
-_SNS_ATTEMPTS_MAX: Final = 3
-# Seconds of one call with all its attempts and the pauses between them, and of the answer after it.
-# With less time left no further call is made: the function would be ended, and what it had sent
-# would be sent again.
-CALL_S_MAX: Final = _SNS_ATTEMPTS_MAX * (_SNS_CONNECT_TIMEOUT_S + _SNS_READ_TIMEOUT_S) + 4
-# Ends of the names of AWS's own endpoints, as service/roomcast/aws/errors.py has them: that module
-# is not in the zip. Each of them gives requests an id, which emulators need not do.
-AWS_DOMAINS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
-_HTTP_REDIRECTS: Final = 300
-_METRICS_NAMESPACE: Final = "roomcast"
 # The base topic and each topic shard's. All of them are called at once: the first call for each is
 # always made, so that none waits until the function's time is over.
 _TOPICS_MAX: Final = 1 + SHARDS_MAX
@@ -78,12 +63,6 @@ _TOPICS_MAX: Final = 1 + SHARDS_MAX
 _REFUSALS: Final = frozenset(
     {"NotFound", "NotFoundException", "AuthorizationError", "AuthorizationErrorException"}
 )
-
-
-class NotOfAws(BotoCoreError):  # type: ignore[misc]  # the SDK has no types
-    """A success that AWS did not answer, but whoever stands between."""
-
-    fmt = "the answer has no request id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,16 +127,10 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, list[dict[str, 
     outcome = Outcome(0, ())
     try:
         if planned.entries:
-            outcome = publish_all(_sns(), _topic_arn(), planned.entries, _left_s(context))
+            outcome = publish_all(_sns(), _topic_arn(), planned.entries, time_left(context))
     finally:
         _report(planned, outcome)
-    if not outcome.failed:
-        return {"batchItemFailures": []}
-    return {
-        "batchItemFailures": [
-            {"itemIdentifier": _lowest(entry.sequence for entry in outcome.failed)}
-        ]
-    }
+    return response(entry.sequence for entry in outcome.failed)
 
 
 def plan(event: Mapping[str, Any], *, at: int = 0, shards: int = 1) -> Planned:
@@ -198,7 +171,7 @@ def _packed(
     texts = (append.text for append in appends)
     for body, count in pack(texts, at=at, shards=shards, shard=shard):
         within = appends[start : start + count]
-        sequence = _lowest(append.sequence for append in within)
+        sequence = lowest(append.sequence for append in within)
         yield Entry(body, len(body.encode()), sequence, shard)
         start += count
     assert start == len(appends), "every valid append is in exactly one entry of its topic"
@@ -240,7 +213,7 @@ def publish(
         if sent and left_s() < CALL_S_MAX:
             return Outcome(published, tuple(entries[sent:]), "no time left")
         try:
-            response = client.publish_batch(
+            answer = client.publish_batch(
                 TopicArn=topic_arn,
                 PublishBatchRequestEntries=[
                     {"Id": str(index), "Message": entry.body} for index, entry in enumerate(call)
@@ -249,13 +222,13 @@ def publish(
         except Exception as error:
             if not sent:
                 raise
-            return Outcome(published, tuple(entries[sent:]), _reason(error))
+            return Outcome(published, tuple(entries[sent:]), reason_of(error))
         sent += len(call)
-        accepted = {success["Id"] for success in response.get("Successful", ())}
+        accepted = {success["Id"] for success in answer.get("Successful", ())}
         failed = tuple(entry for index, entry in enumerate(call) if str(index) not in accepted)
         published += len(call) - len(failed)
         if failed:
-            codes = sorted({str(failure.get("Code")) for failure in response.get("Failed", ())})
+            codes = sorted({str(failure.get("Code")) for failure in answer.get("Failed", ())})
             return Outcome(
                 published, (*failed, *entries[sent:]), ",".join(codes) or "missing in the answer"
             )
@@ -313,7 +286,7 @@ def _publish_to(
     try:
         outcome, error = publish(client, topic_of(topic_arn, shard), entries, left_s), None
     except Exception as raised:  # noqa: BLE001 - whoever asked decides
-        outcome, error = Outcome(0, tuple(entries), _reason(raised)), raised
+        outcome, error = Outcome(0, tuple(entries), reason_of(raised)), raised
     if shard is None or outcome.reason not in _REFUSALS:
         return outcome, error
     return Outcome(outcome.published, (), outcome.reason, len(outcome.failed)), None
@@ -326,7 +299,7 @@ def _append(record: Mapping[str, Any], shards: int) -> _Appended | None:
     change = record["dynamodb"]
     if int(change["Keys"]["offset"]["N"]) == HEAD_OFFSET:
         return None
-    sequence = _lowest([change["SequenceNumber"]])
+    sequence = lowest([change["SequenceNumber"]])
     item = parse_log_item(change["NewImage"])
     text = record_text(item, checked_pubs(item))
     its_homes = homes(item.channel, shards)
@@ -338,45 +311,10 @@ def _append(record: Mapping[str, Any], shards: int) -> _Appended | None:
     return _Appended(pointer, sequence, True, its_homes)
 
 
-def _lowest(sequences: Iterable[str]) -> str:
-    """The lowest sequence number.
-
-    They are compared as numbers: their length varies, and some emulators pad them. Raises
-    ValueError for other text.
-    """
-    return min(sequences, key=int)
-
-
 @cache
 def _sns() -> Any:
-    """The SNS client, made on first use and kept for the life of the environment.
-
-    Region and endpoint are as boto3 finds them.
-    """
-    config = Config(
-        connect_timeout=_SNS_CONNECT_TIMEOUT_S,
-        read_timeout=_SNS_READ_TIMEOUT_S,
-        max_pool_connections=_TOPICS_MAX,
-        retries={"mode": "standard", "total_max_attempts": _SNS_ATTEMPTS_MAX},
-    )
-    client = boto3.client("sns", config=config)
-    if (urlsplit(client.meta.endpoint_url).hostname or "").endswith(AWS_DOMAINS):
-        client.meta.events.register("after-call", _demand_request_id)
-    return client
-
-
-def _demand_request_id(http_response: Any, parsed: Any, **_: Any) -> None:
-    """Raises NotOfAws for a success without AWS's id. An error is raised by the SDK itself."""
-    about = parsed.get("ResponseMetadata", {})
-    if http_response.status_code < _HTTP_REDIRECTS and not about.get("RequestId"):
-        raise NotOfAws
-
-
-def _left_s(context: Any) -> Callable[[], float]:
-    """Returns the seconds that this invocation may still take, each time it is called."""
-    if context is None:
-        return lambda: math.inf
-    return lambda: float(context.get_remaining_time_in_millis()) / 1000
+    """The SNS client, made on first use and kept for the life of the environment."""
+    return bounded_client("sns", _TOPICS_MAX)
 
 
 def _topic_arn() -> str:
@@ -391,17 +329,8 @@ def _shards() -> int:
     return shards
 
 
-def _reason(error: Exception) -> str:
-    """The part of an SDK error that may be logged: its message can quote the request."""
-    if isinstance(error, ClientError):
-        return str(error.response.get("Error", {}).get("Code", "ClientError"))
-    return type(error).__name__
-
-
 def _report(planned: Planned, outcome: Outcome) -> None:
-    """Log anything unusual, as one line in CloudWatch's embedded metric format.
-
-    The line has no payloads and no names.
+    """Log anything unusual.
 
     An event without trouble logs nothing: lines and custom metrics cost more than the function.
     """
@@ -412,29 +341,13 @@ def _report(planned: Planned, outcome: Outcome) -> None:
     }
     if not any(counts.values()):
         return
-    metrics = [{"Name": name, "Unit": "Count"} for name, count in counts.items() if count]
-    line = {
-        "_aws": {
-            "Timestamp": int(time.time() * 1000),
-            "CloudWatchMetrics": [
-                {
-                    "Namespace": _METRICS_NAMESPACE,
-                    # Deployments of one account share the namespace.
-                    "Dimensions": [["FunctionName"]],
-                    "Metrics": metrics,
-                }
-            ],
+    is_incomplete = counts["records_skipped"] or counts["messages_failed"]
+    report(
+        "stream_batch_incomplete" if is_incomplete else "stream_batch_pointers",
+        counts,
+        {
+            "messages_published": outcome.published,
+            "skipped": dict(planned.skipped),
+            "reason": outcome.reason,
         },
-        "FunctionName": os.environ.get("AWS_LAMBDA_FUNCTION_NAME", "none"),
-        "event": "stream_batch_incomplete"
-        if counts["records_skipped"] or counts["messages_failed"]
-        else "stream_batch_pointers",
-        **counts,
-        "messages_published": outcome.published,
-        "skipped": dict(planned.skipped),
-        "reason": outcome.reason,
-    }
-    # Not through `logging`: the runtime's handler puts a prefix before the line, which is then no
-    # metric.
-    sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
-    sys.stdout.flush()
+    )

@@ -178,11 +178,17 @@ ROOMS: Final[Mapping[str, Room]] = {
         "aws consumers delivery fleet log ports presence wire",
     ),
     "stream_lambda": _room(
-        "④ the Lambda behind the table's stream", "delivery log", "boto3 botocore", environment=True
+        "④ the Lambda behind the table's stream", "delivery log stream_batch", environment=True
     ),
     "events": _room(
         "the Lambda that tells back ends what happened, behind two tables' streams",
-        "log wire",
+        "log stream_batch wire",
+        "botocore",
+        environment=True,
+    ),
+    "stream_batch": _room(
+        "what the Lambdas behind streams share: bounded clients, the answer to the mapping",
+        "",
         "boto3 botocore",
         environment=True,
     ),

@@ -13,11 +13,11 @@ import pytest
 
 from roomcast.aws.presence import channel_key, entry_item, member_key, node_key
 from roomcast.dev.event_source import MappingOptions, is_told
-from roomcast.events import handler as events_handler
 from roomcast.events.records import OCCUPANCY, plan
 from roomcast.events.targets import NoTarget, target_of
 from roomcast.log.item import LogItem
 from roomcast.presence.ports import Member
+from roomcast.stream_batch import CALL_S_MAX
 from roomcast.wire.event_kinds import CHANNEL_KINDS, CONNECTION_KINDS, Mark, connections_of
 from roomcast.wire.publication import ClientInfo, Publication
 from tests.deploy.cloudformation import DATA, ROOT, imported, load, matches, references, statements
@@ -202,7 +202,7 @@ def test_a_mapping_is_that_of_the_development_set_up(name: str, stream: str) -> 
 
 
 def test_it_has_time_for_a_call_that_hangs() -> None:
-    assert RESOURCES["EventsLambda"]["Properties"]["Timeout"] > 2 * events_handler.CALL_S_MAX
+    assert RESOURCES["EventsLambda"]["Properties"]["Timeout"] > 2 * CALL_S_MAX
 
 
 def test_the_presence_table_s_stream_is_lent_with_both_images() -> None:

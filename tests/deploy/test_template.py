@@ -29,7 +29,7 @@ from roomcast.reaper.reaper import SECOND_LOOK_S
 from roomcast.serve import process as app
 from roomcast.serve import supervisor
 from roomcast.serve.tries import END_TRIES_S
-from stream_lambda import handler as stream_handler
+from roomcast.stream_batch import CALL_S_MAX
 from tests.deploy.cloudformation import (
     DATA,
     ROOT,
@@ -1122,7 +1122,7 @@ def test_the_mapping_is_that_of_the_development_set_up() -> None:
 
 
 def test_the_stream_lambda_has_time_for_a_call_that_hangs() -> None:
-    assert RESOURCES["StreamLambda"]["Properties"]["Timeout"] > 2 * stream_handler.CALL_S_MAX
+    assert RESOURCES["StreamLambda"]["Properties"]["Timeout"] > 2 * CALL_S_MAX
 
 
 # Of the literals in the function's properties. When it changes, the number that begins the

@@ -107,7 +107,8 @@ def test_a_breach_is_found(module: str, source: str, complaint: str) -> None:
         ("serve.serve", "from roomcast.aws.queue import Queue\nfrom roomcast.dev import demo"),
         ("serve.aws_ports", "import os\nos.environ.get('A')"),
         ("cli.main", "from roomcast import __version__"),
-        ("stream_lambda.handler", "import os, boto3\nos.environ['A']"),
+        ("stream_lambda.handler", "import os\nos.environ['A']"),
+        ("stream_batch", "import os, boto3\nos.environ['A']"),
         ("stream_lambda.handler", "from roomcast.delivery import envelope"),
     ],
 )  # fmt: skip

@@ -25,7 +25,7 @@ from botocore.exceptions import ClientError
 from roomcast.events.records import OCCUPANCY, Touch
 from roomcast.wire.event_kinds import EVENTS_ATTRIBUTE, Mark
 
-__all__ = ["PAGES_MAX", "DynamoStates", "State", "States", "count", "look"]
+__all__ = ["PAGES_MAX", "DynamoStates", "State", "States", "look"]
 
 # Pages of a partition, of 1 MB each: most end at the first entry. A channel whose pages were all
 # without one is left for occupied, which the next look may correct.
@@ -61,12 +61,6 @@ class States(Protocol):
         """Remove the state, unless it was touched since, or is gone or another one: that is
         counted from 1 again.
         """
-
-
-def count(states: States, touch: Touch) -> None:
-    """Take note that somebody came. Who left needs no note."""
-    if touch.came:
-        states.count(touch)
 
 
 def look(states: States, channel: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roomcast.events.handler import CALL_S_MAX, send
+from roomcast.events.handler import send
 from roomcast.events.records import Event
 from roomcast.events.targets import (
     CALL_BYTES_MAX,
@@ -22,6 +22,7 @@ from roomcast.events.targets import (
     calls,
     target_of,
 )
+from roomcast.stream_batch import CALL_S_MAX
 
 BUS = "arn:aws:events:eu-central-1:123456789012:event-bus/back-end"
 ENDPOINT = "https://sqs.eu-central-1.amazonaws.com"

@@ -23,15 +23,14 @@ from roomcast.delivery.canary_rules import CANARY_CHANNEL
 from roomcast.delivery.envelope import ENVELOPE_BYTES_MAX, parse, record_text
 from roomcast.delivery.shards import SHARDS_MAX, homes, shard_of, topic_of
 from roomcast.log.item import LogItem, parse_log_item
+from roomcast.stream_batch import AWS_DOMAINS, CALL_S_MAX, NotOfAws
 from roomcast.wire.publication import Record
 from stream_lambda import handler as module
 from stream_lambda.handler import (
     BATCH_BYTES_MAX,
     BATCH_ENTRIES_MAX,
-    CALL_S_MAX,
     RECORD_BYTES_MAX,
     Entry,
-    NotOfAws,
     calls,
     handler,
     plan,
@@ -465,7 +464,7 @@ def test_an_error_stays_what_it_is(real_sns: Callable[[], Any]) -> None:
 
 
 def test_the_domains_of_aws_are_the_same_for_all() -> None:
-    assert module.AWS_DOMAINS == errors.AWS_DOMAINS
+    assert AWS_DOMAINS == errors.AWS_DOMAINS
 
 
 TEXTS: Final = st.one_of(
