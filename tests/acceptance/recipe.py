@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.acceptance.roomcast import environment
+from tests.acceptance.servers import listening
 from tests.acceptance.snippets import marked
 from tests.requirements import JS_DIRECTORY
 
@@ -18,7 +17,6 @@ __all__ = ["ORIGIN", "folder_served", "laid_out", "replaced", "script"]
 
 # Where the recipes' sites are, and what the tests' pages may come from.
 ORIGIN: Final = ("http://127.0.0.1:9000", "http://127.0.0.1:*")
-_STOP_S: Final = 30.0
 _LANGUAGES: Final = {".html": "html", ".py": "python", ".toml": "toml"}
 
 
@@ -48,46 +46,20 @@ def script(path: Path, **variables: str) -> Iterator[str]:
     `variables`: of its environment.
     """
     path.write_text(replaced(path.read_text(), ("port=9000", "port=0")))
-    server = subprocess.Popen(
-        [sys.executable, path.name],
-        cwd=path.parent,
-        env=environment() | variables | {"PYTHONUNBUFFERED": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        assert server.stdout is not None, "asked for a pipe"
-        said = ""
-        while not (found := re.search(r"Running on (http://[0-9.:]+)", said)):
-            line = server.stdout.readline()
-            assert line, f"{path.name} did not start:\n{said}"
-            said += line
-        yield found[1]
-    finally:
-        server.terminate()
-        server.communicate(timeout=_STOP_S)
+    environ = environment() | variables | {"PYTHONUNBUFFERED": "1"}
+    with listening(
+        sys.executable,
+        path.name,
+        folder=path.parent,
+        said=r"Running on (http://[0-9.:]+)",
+        environ=environ,
+    ) as url:
+        yield url
 
 
 @contextmanager
 def folder_served(directory: Path) -> Iterator[str]:
     """The address at which `python -m http.server` shows `directory`, as recipes have it."""
-    server = subprocess.Popen(
-        [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"],
-        cwd=directory,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        assert server.stdout is not None, "asked for a pipe"
-        line = server.stdout.readline()
-        found = re.search(r"port (\d+)", line)
-        assert found, line
-        yield f"http://127.0.0.1:{found[1]}"
-    finally:
-        server.terminate()
-        server.communicate(timeout=_STOP_S)
+    command = (sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1")
+    with listening(*command, folder=directory, said=r"port (\d+)") as port:
+        yield f"http://127.0.0.1:{port}"

@@ -4,8 +4,6 @@ clients of the published SDK may do; and an application's start and stop hooks a
 
 from __future__ import annotations
 
-import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,12 +16,12 @@ import pytest
 from tests.acceptance.conftest import running
 from tests.acceptance.peers import PyPeer, Refused
 from tests.acceptance.roomcast import roomcast
+from tests.acceptance.servers import listening
 from tests.acceptance.snippets import marked
 from tests.fakes.function_url import Handler, function_url
 
 PAGE: Final = "docs/http-hooks.md"
 TEST: Final = "test_http_hooks.py"
-START_S: Final = 30.0
 
 # In Python, beside the hooks over HTTP.
 LIFE: Final = """
@@ -49,26 +47,9 @@ async def stop():
 @contextmanager
 def uvicorn(directory: Path, app: str) -> Iterator[str]:
     """The address at which `app` is served."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", app, "--port", "0", "--app-dir", str(directory)],
-        cwd=directory,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert server.stderr is not None, "asked for a pipe"
-        # It says so soon, or ends; the test has its time.
-        said = ""
-        while not (found := re.search(r"running on http://([0-9.:]+)", said)):
-            line = server.stderr.readline()
-            assert line, f"{app} did not start:\n{said}"
-            said += line
-        yield found[1]
-    finally:
-        server.terminate()
-        server.communicate(timeout=START_S)
+    command = (sys.executable, "-m", "uvicorn", app, "--port", "0", "--app-dir", str(directory))
+    with listening(*command, folder=directory, said=r"running on http://([0-9.:]+)") as address:
+        yield address
 
 
 def quickened(code: str, *names: str) -> str:

@@ -7,14 +7,14 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from asyncio.subprocess import Process
+from collections.abc import Sequence
 from typing import Final
 
 import pytest
 
 from tests.acceptance.roomcast import Dev
+from tests.acceptance.servers import started
 from tests.acceptance.snippets import marked
 from tests.requirements import JS_DIRECTORY
 
@@ -37,17 +37,6 @@ def pointed_at(text: str, dev: Dev, channel: str) -> str:
     return re.sub(r"(['\"])news\1", repr(channel), text)
 
 
-@asynccontextmanager
-async def running(*command: str) -> AsyncIterator[Process]:
-    process = await asyncio.create_subprocess_exec(*command, cwd=JS_DIRECTORY, stdout=PIPE)
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-
-
 async def printed(process: Process, lines: Sequence[str]) -> None:
     """`process` prints exactly `lines` next."""
     assert process.stdout is not None, "asked for a pipe"
@@ -67,8 +56,10 @@ async def test_the_clients_hear_each_other(dev: Dev, node: str, channel: str) ->
     python, js = (
         pointed_at(marked(README, TEST, language), dev, channel) for language in ("python", "js")
     )
-    async with running(sys.executable, "-c", python) as first:
+    async with started(sys.executable, "-c", python, folder=JS_DIRECTORY) as first:
         await printed(first, ["1 {'text': 'hello from Python'}"])
-        async with running(node, "--input-type=module", "--eval", js) as second:
+        async with started(
+            node, "--input-type=module", "--eval", js, folder=JS_DIRECTORY
+        ) as second:
             await printed(second, ["2 { text: 'hello from JavaScript' }"])
             await printed(first, ["2 {'text': 'hello from JavaScript'}"])

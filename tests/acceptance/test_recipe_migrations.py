@@ -10,9 +10,9 @@ import re
 import subprocess
 import sys
 import tomllib
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from asyncio.subprocess import Process
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from tests.acceptance.conftest import running
 from tests.acceptance.link import Link
 from tests.acceptance.peers import PyPeer, Refused
 from tests.acceptance.roomcast import Aws, Dev, emulator, environment, roomcast
+from tests.acceptance.servers import listening, started
 from tests.acceptance.snippets import marked
 from tests.requirements import JS_DIRECTORY
 
@@ -100,31 +101,6 @@ class Recipes:
         return str(elsewhere)
 
 
-@contextmanager
-def listening(*command: str, folder: Path, said: str) -> Iterator[str]:
-    """The address of a server that `command` starts; `said` finds the port in what it prints."""
-    server = subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**ENVIRONMENT, "PORT": "0"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        assert server.stdout is not None, "asked for a pipe"
-        printed = ""
-        while not (found := re.search(said, printed)):
-            line = server.stdout.readline()
-            assert line, f"{command} did not start:\n{printed}"
-            printed += line
-        yield f"127.0.0.1:{found[1]}"
-    finally:
-        server.terminate()
-        server.communicate(timeout=END_S)
-
-
 def at_home(folders: Mapping[str, Path], here: Mapping[str, str]) -> None:
     """The files with the addresses of `here` in place of those that are written."""
     for page, files in FILES.items():
@@ -148,7 +124,12 @@ def recipes(tmp_path_factory: pytest.TempPathFactory, node: str) -> Iterator[Rec
     django = (sys.executable, "-m", "uvicorn", "talk_site:application", "--port", "0")
     with ExitStack() as stack:
         here = {
-            written: stack.enter_context(listening(*command, folder=folders[page], said=said))
+            written: "127.0.0.1:"
+            + stack.enter_context(
+                listening(
+                    *command, folder=folders[page], said=said, environ={**ENVIRONMENT, "PORT": "0"}
+                )
+            )
             for written, page, command, said in (
                 ("127.0.0.1:9001", "socket-io", (node, "server.mjs"), r"listening on (\d+)"),
                 ("127.0.0.1:9002", "channels", django, r"running on http://127.0.0.1:(\d+)"),
@@ -181,19 +162,6 @@ def recipes(tmp_path_factory: pytest.TempPathFactory, node: str) -> Iterator[Rec
         yield Recipes(dev, looked_at, here["127.0.0.1:9002"], folders)
 
 
-@asynccontextmanager
-async def started(*command: str, folder: Path) -> AsyncIterator[Process]:
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=folder, env=ENVIRONMENT, stdout=PIPE
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-
-
 async def line_of(process: Process) -> str:
     """What `process` prints next."""
     assert process.stdout is not None, "asked for a pipe"
@@ -209,7 +177,10 @@ async def prints(process: Process, *lines: str) -> None:
 
 async def output(*command: str, folder: Path) -> str:
     """What `command` prints, to its end."""
-    async with started(*command, folder=folder) as process, asyncio.timeout(END_S):
+    async with (
+        started(*command, folder=folder, environ=ENVIRONMENT) as process,
+        asyncio.timeout(END_S),
+    ):
         printed, _ = await process.communicate()
     assert process.returncode == 0
     return printed.decode()
@@ -226,7 +197,7 @@ async def test_socket_io(recipes: Recipes, node: str) -> None:
     async with Link(recipes.dev.ws_urls[0]) as link:
         way = link.url.removeprefix("ws://").partition("/")[0]
         script = recipes.script("socket-io", "client.mjs", at=way)
-        async with started(node, script, folder=folder) as client:
+        async with started(node, script, folder=folder, environ=ENVIRONMENT) as client:
             await prints(client, *expected[:3])
             said = await announce("closing at six", "notice-1")
             await prints(client, expected[3])
@@ -249,7 +220,7 @@ async def test_channels(recipes: Recipes, node: str) -> None:
     async with Link(recipes.dev.ws_urls[0]) as link:
         way = link.url.removeprefix("ws://").partition("/")[0]
         script = recipes.script("channels", "client.mjs", at=way)
-        async with started(node, script, folder=folder) as client:
+        async with started(node, script, folder=folder, environ=ENVIRONMENT) as client:
             assert sorted([await line_of(client), await line_of(client)]) == sorted(expected[:2])
             assert await notify("closing at six", "notice-1") == "stored as 2\n"
             assert await line_of(client) == expected[2]
@@ -290,7 +261,7 @@ async def test_api_gateway(recipes: Recipes, node: str) -> None:
     async with Link(recipes.dev.ws_urls[0]) as link:
         way = link.url.removeprefix("ws://").partition("/")[0]
         script = recipes.script("api-gateway", "client.mjs", at=way)
-        async with started(node, script, token, folder=folder) as client:
+        async with started(node, script, token, folder=folder, environ=ENVIRONMENT) as client:
             await prints(client, *expected[:2])
             await invoke("paid", times=2)
             await prints(client, expected[2])
@@ -314,7 +285,7 @@ async def test_appsync_events(recipes: Recipes, node: str) -> None:
     async with Link(recipes.dev.ws_urls[0]) as link:
         way = link.url.removeprefix("ws://").partition("/")[0]
         script = recipes.script("appsync-events", "client.mjs", at=way)
-        async with started(node, script, token, folder=folder) as client:
+        async with started(node, script, token, folder=folder, environ=ENVIRONMENT) as client:
             await prints(client, *expected[:3])
             await score('{"home": 2, "away": 1}')
             await prints(client, expected[3])
@@ -366,7 +337,7 @@ async def test_centrifugo(recipes: Recipes, node: str) -> None:
     config = recipes.config(folder, "centrifugo")
     token = roomcast("token", "--config", config, "--user", "ann").stdout.strip()
 
-    async with started(node, "client.mjs", token, folder=folder) as client:
+    async with started(node, "client.mjs", token, folder=folder, environ=ENVIRONMENT) as client:
         await prints(client, expected[0])
         await output(sys.executable, "backend.py", folder=folder)
         await prints(client, expected[1])
