@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from roomcast.wire.event_kinds import EVENTS_ATTRIBUTE
+
 __all__ = [
     "Discarded",
     "EventSourceMapping",
@@ -235,8 +237,8 @@ def is_append(record: StreamRecord) -> bool:
 def is_told(record: StreamRecord) -> bool:
     """The filter of the events Lambda's mappings: what comes or goes with the attribute."""
     change = record["dynamodb"]
-    before = "events" in change.get("OldImage", {})
-    after = "events" in change.get("NewImage", {})
+    before = EVENTS_ATTRIBUTE in change.get("OldImage", {})
+    after = EVENTS_ATTRIBUTE in change.get("NewImage", {})
     return before != after
 
 

@@ -126,21 +126,15 @@ def send(
 
 def _put(client: Any, target: Target, entries: Sequence[Mapping[str, Any]]) -> dict[int, str]:
     """Make one call. Returns why each entry was not taken; "" = it was."""
+    codes = dict.fromkeys(range(len(entries)), "missing in the answer")
     if target.is_bus:
         results = client.put_events(Entries=list(entries)).get("Entries", [])
-        return {
-            number: ""
-            if number < len(results) and results[number].get("EventId")
-            else str(
-                results[number].get("ErrorCode")
-                if number < len(results)
-                else "missing in the answer"
-            )
-            for number in range(len(entries))
+        return codes | {
+            number: "" if result.get("EventId") else str(result.get("ErrorCode"))
+            for number, result in zip(codes, results, strict=False)
         }
     url = target.queue_url(client.meta.endpoint_url)
     answer = client.send_message_batch(QueueUrl=url, Entries=list(entries))
-    codes = dict.fromkeys(range(len(entries)), "missing in the answer")
     codes |= {int(each["Id"]): str(each.get("Code")) for each in answer.get("Failed", ())}
     return codes | {int(each["Id"]): "" for each in answer.get("Successful", ())}
 
