@@ -159,6 +159,22 @@ async def test_a_closed_queue_opens_under_another_name(backend: Backend, queue: 
     assert [message.body for message in await received(queue, 1)] == ["one"]
 
 
+async def test_another_queue_gets_mail_also_when_the_own_one_is_gone(
+    backend: Backend, queue: OpenQueue
+) -> None:
+    """Of a node that ends and still answers."""
+    name = f"{backend.queue_name()}-2"
+    other = backend.queue()
+    await other.open(name)
+    for body in ("before", "after"):
+        await queue.post(name, body)
+        assert [message.body for message in await received(other, 1)] == [body]
+        await queue.close()
+    await other.close()
+    with pytest.raises(Gone):
+        await queue.post(name, "nobody's")
+
+
 async def test_a_queue_deleted_by_others_is_gone(backend: Backend, queue: OpenQueue) -> None:
     await backend.delete_queue(backend.queue_name())
     with pytest.raises(Gone):

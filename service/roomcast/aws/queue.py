@@ -89,6 +89,9 @@ class SqsInstanceQueue:
         self._sleep = sleep
         self._name: str | None = None
         self._queue_url: str | None = None
+        # What the URLs of all queues of the deployment begin with, which are of one account and
+        # region. It stays when the own queue is gone: a node that ends still answers others.
+        self._beside: str | None = None
         # By topic, from when the call to subscribe begins: the subscription's ARN; None = not known
         # yet.
         self._subscriptions: dict[str, str | None] = {}
@@ -117,6 +120,7 @@ class SqsInstanceQueue:
                     QueueName=name, Attributes=self._attributes(name), tags=dict(self._tags())
                 )
                 self._queue_url = answer["QueueUrl"]
+                self._beside = str(self._queue_url).rpartition("/")[0]
         except Rejected:
             self._name = None
             raise
@@ -150,14 +154,12 @@ class SqsInstanceQueue:
         return messages
 
     async def post(self, queue: str, body: str) -> None:
-        if self._queue_url is None:
-            raise Gone("the queue is not open")
+        if self._beside is None:
+            raise Gone("no queue was opened yet")
         if not is_queue_name(queue):
             raise Rejected(f"not a queue name: {queue[:100]!r}")
-        # All queues of a deployment are of one account and region.
-        url = f"{self._queue_url.rpartition('/')[0]}/{queue}"
         async with port_errors(CALL_LIMIT_S):
-            await self._control.send_message(QueueUrl=url, MessageBody=body)
+            await self._control.send_message(QueueUrl=f"{self._beside}/{queue}", MessageBody=body)
 
     async def delete(self, receipts: Sequence[str]) -> None:
         if self._queue_url is None:

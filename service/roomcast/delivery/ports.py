@@ -121,7 +121,8 @@ class QueuePost(Protocol):
     async def post(self, queue: str, body: str) -> None:
         """Put a message into the queue with this name.
 
-        Raises Gone, also while this node has no queue itself, Rejected, Throttled, UnknownOutcome.
+        Also when this node has given its own queue back. Raises Gone, also before it had one,
+        Rejected, Throttled, UnknownOutcome.
         """
 
 

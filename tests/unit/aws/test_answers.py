@@ -94,6 +94,7 @@ def opened(client: Any) -> SqsInstanceQueue:
         control=client, poll=client, sns=client, topic_arn=TOPIC, tags=dict, sleep=at_once
     )
     queue._name, queue._queue_url = "q", "https://sqs.example/1/q"
+    queue._beside = "https://sqs.example/1"
     return queue
 
 
